@@ -1,0 +1,110 @@
+"""What crosses between the server and a worker process: plain data, nothing shared. Pure.
+
+Down goes a piece of work, one at a time. Up come messages about it, in order, and exactly one
+:data:`Ended` message last.
+"""
+
+import msgspec
+
+from aiotranscribe.engine.spans import Span
+from aiotranscribe.errors import Problem
+from aiotranscribe.job import Options, Step
+from aiotranscribe.transcript import Segment
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Work: have this model ready. Every new worker gets it first."""
+
+    model: str
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Work: decode a recording to PCM and cut it into spans."""
+
+    job_id: str
+    recording: str
+    pcm: str
+    speech_only: bool
+
+
+class Transcribe(msgspec.Struct, frozen=True, tag=True):
+    """Work: transcribe one span of the PCM."""
+
+    job_id: str
+    pcm: str
+    span: Span
+    #: With the model and, once it is known, the language filled in.
+    options: Options
+
+
+Work = Load | Prepare | Transcribe
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The worker process is up."""
+
+    pid: int
+
+
+class Entered(msgspec.Struct, frozen=True, tag=True):
+    """The work at hand has come to this step."""
+
+    step: Step
+
+
+class Decoded(msgspec.Struct, frozen=True, tag=True):
+    """So many seconds are decoded, of so many (as far as the recording tells)."""
+
+    seconds: float
+    duration: float | None
+
+
+class SpanFound(msgspec.Struct, frozen=True, tag=True):
+    """A span is certain and its PCM is on disk."""
+
+    span: Span
+
+
+class LanguageFound(msgspec.Struct, frozen=True, tag=True):
+    """The recording's language was detected."""
+
+    language: str
+
+
+class Recognised(msgspec.Struct, frozen=True, tag=True):
+    """The span at hand has one more segment; its ``id`` means nothing yet."""
+
+    segment: Segment
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The work is done. Ends it."""
+
+
+class Prepared(msgspec.Struct, frozen=True, tag=True):
+    """The whole recording is decoded, so many seconds. Ends the work."""
+
+    duration: float
+
+
+class Stopped(msgspec.Struct, frozen=True, tag=True):
+    """The work was given up because the server said so. Ends it."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The work cannot be done. Ends it."""
+
+    error: Problem
+
+
+class Died(msgspec.Struct, frozen=True, tag=True):
+    """The worker process ended; sent by the pool in its place. Ends the work."""
+
+    error: Problem
+
+
+Ended = Done | Prepared | Stopped | Failed | Died
+Message = Hello | Entered | Decoded | SpanFound | LanguageFound | Recognised | Ended
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode

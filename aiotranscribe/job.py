@@ -1,0 +1,189 @@
+"""A job: what was asked, where it stands, and how it may change. Pure.
+
+Every change returns a new :class:`Job`. The rule that a job gets exactly one terminal status
+has its only home here, in :meth:`Job.end`.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from aiotranscribe.errors import InvalidOption, Problem
+
+# The languages of multilingual Whisper models; a test compares them with faster-whisper's.
+LANGUAGES = frozenset(
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw "
+    "he hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my "
+    "ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt "
+    "uk ur uz vi yi yo zh yue".split()
+)
+
+
+class Status(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a job with this status never changes again."""
+        return self not in {Status.QUEUED, Status.RUNNING}
+
+
+class Step(StrEnum):
+    """What a job is doing right now. After the last one the step is the status itself."""
+
+    QUEUED = "queued"
+    LOADING_MODEL = "loading_model"
+    DECODING = "decoding"
+    DETECTING_SPEECH = "detecting_speech"
+    DETECTING_LANGUAGE = "detecting_language"
+    TRANSCRIBING = "transcribing"
+    FINISHING = "finishing"
+
+
+class Options(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """How to transcribe one recording; the names and meanings are faster-whisper's."""
+
+    #: Name of the model; ``None`` for the server's default.
+    model: str | None = None
+    #: Code of the spoken language, such as ``en``; ``None`` to detect it.
+    language: str | None = None
+    #: ``translate`` writes English, whatever is spoken.
+    task: Literal["transcribe", "translate"] = "transcribe"
+    #: Give every word its own start and end.
+    word_timestamps: bool = False
+    #: Leave out stretches without speech (over two seconds); ``False`` decodes everything.
+    vad_filter: bool = True
+    #: Text that the recording could have followed: sets style and spelling.
+    initial_prompt: Annotated[str, Meta(max_length=2000)] | None = None
+    #: Words to listen for.
+    hotwords: Annotated[str, Meta(max_length=2000)] | None = None
+    #: ``None``: 0, then in steps up to 1 while the result looks wrong, as upstream does.
+    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
+    #: Hypotheses followed at once when the temperature is 0.
+    beam_size: Annotated[int, Meta(ge=1, le=20)] = 5
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, str]) -> "Options":
+        """Return the options given as text, as a form or a query carries them.
+
+        An empty value means that the option is not given.
+
+        Raises:
+            InvalidOption: one is unknown or impossible; the message names it.
+        """
+        given = {name: value for name, value in fields.items() if value != ""}
+        for name in given:
+            if name not in cls.__struct_fields__:
+                known = ", ".join(cls.__struct_fields__)
+                raise InvalidOption(f"there is no option {name!r}; the options are: {known}")
+        try:
+            return msgspec.convert(given, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidOption(_name_first(str(error))) from error
+
+    def settle(self, models: Sequence[str]) -> "Options":
+        """Return the options with the model filled in, checked against what the server has.
+
+        Args:
+            models: The models that may be used, the default first.
+
+        Raises:
+            InvalidOption: the model is not among them, or cannot do what is asked.
+        """
+        model = self.model or models[0]
+        if model not in models:
+            raise InvalidOption(f"model: there is no {model!r} here, only {', '.join(models)}")
+        language = self.language and self.language.lower()
+        if language and language not in LANGUAGES:
+            raise InvalidOption(
+                f"language: {self.language!r} is not a code that Whisper knows, such as 'en'"
+            )
+        if is_english_only(model):
+            if language not in {None, "en"}:
+                raise InvalidOption(f"language: {model} only understands English")
+            if self.task == "translate":
+                raise InvalidOption(f"task: {model} cannot translate, it only understands English")
+        return msgspec.structs.replace(self, model=model, language=language)
+
+
+def is_english_only(model: str) -> bool:
+    """Whether the name of a model says that it only understands English."""
+    return model.endswith(".en")
+
+
+def _name_first(error: str) -> str:
+    """Turn msgspec's "Expected … - at `$.beam_size`" into "beam_size: expected …"."""
+    what, _, where = error.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if where else error
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to transcribe one recording, as it stands now."""
+
+    id: str
+    #: The recording's file name, for people. Data only: never part of a path.
+    name: str
+    #: Seconds since the epoch.
+    created: float
+    options: Options
+    status: Status = Status.QUEUED
+    #: What is being done; meaningless once the status is terminal.
+    step: Step = Step.QUEUED
+    #: Why a failed job failed.
+    error: Problem | None = None
+    #: Given by the job's options or detected.
+    language: str | None = None
+    #: Length of the recording in seconds: first what it claims, in the end what was decoded.
+    duration: float | None = None
+    #: Seconds of the recording that have been decoded to PCM.
+    decoded: float = 0.0
+    #: Whether all of the recording is decoded and all of its spans are known.
+    is_prepared: bool = False
+    #: Highest percentage shown so far; it never goes down.
+    percentage: float = 0.0
+
+    @property
+    def current_step(self) -> str:
+        """The step, or the terminal status once there is one."""
+        return self.status.value if self.status.is_terminal else self.step.value
+
+    def enter(self, step: Step) -> "Job":
+        """Move on to ``step``.
+
+        Decoding, loading and transcribing overlap: the latest news counts until there is text,
+        from then on only the end.
+        """
+        if self.step is Step.TRANSCRIBING and step is not Step.FINISHING:
+            return self
+        return msgspec.structs.replace(self, status=Status.RUNNING, step=step)
+
+    def decode(self, seconds: float, duration: float | None) -> "Job":
+        """Note how much is decoded, and how long the recording claims to be."""
+        claimed = self.duration if duration is None else max(duration, seconds)
+        return msgspec.structs.replace(self, decoded=seconds, duration=claimed)
+
+    def prepare(self, duration: float) -> "Job":
+        """Note that the whole recording is decoded: its real length is known."""
+        return msgspec.structs.replace(self, is_prepared=True, decoded=duration, duration=duration)
+
+    def speak(self, language: str) -> "Job":
+        """Note the language that was detected."""
+        return msgspec.structs.replace(self, language=language)
+
+    def end(self, status: Status, error: Problem | None = None) -> "Job":
+        """Give the job its terminal status; the first one stays for ever."""
+        if self.status.is_terminal:
+            return self
+        percentage = 100.0 if status is Status.COMPLETED else self.percentage
+        return msgspec.structs.replace(self, status=status, error=error, percentage=percentage)

@@ -1,0 +1,114 @@
+"""How far a job is, from what has been measured. Pure."""
+
+from dataclasses import dataclass, field
+
+from aiotranscribe.engine.spans import SAMPLE_RATE, Span
+from aiotranscribe.exports import clock
+from aiotranscribe.job import Job, Status, Step
+
+# Share of a job's time that goes into decoding and hearing where speech is; measured with
+# tiny.en, and less with every larger model.
+_PREPARING = 0.1
+# An estimate from less than this many seconds of work would be a guess.
+_ETA_AFTER_S = 1.0
+
+
+@dataclass(slots=True)
+class Meter:
+    """What the steps of one job have measured so far. Times are of one monotonic clock."""
+
+    #: When the first worker began, in seconds.
+    began: float | None = None
+    #: Seconds to transcribe, of every span found.
+    lengths: list[float] = field(default_factory=list)
+    #: Seconds transcribed of every span begun.
+    reached: dict[int, float] = field(default_factory=dict)
+
+    def found(self, span: Span) -> None:
+        """Note a span."""
+        self.lengths.append(span.length)
+
+    def at(self, span: Span, position: float) -> None:
+        """Note that ``span`` is transcribed up to ``position``, in the recording's seconds."""
+        sought = position * SAMPLE_RATE
+        kept = sum(max(0.0, min(end, sought) - start) for start, end in span.stretches)
+        self.reached[span.index] = max(kept / SAMPLE_RATE, self.reached.get(span.index, 0.0))
+
+    def finished(self, span: Span) -> None:
+        """Note that ``span`` is done."""
+        self.reached[span.index] = span.length
+
+    @property
+    def transcribed(self) -> float:
+        """Seconds transcribed, over all spans."""
+        return sum(self.reached.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a watcher is told of the progress."""
+
+    percentage: float
+    eta_seconds: float | None
+    speed: float | None
+    message: str
+
+
+def read(job: Job, meter: Meter, position: float, now: float) -> Reading:
+    """Return what to tell about ``job``.
+
+    Args:
+        job: The job as it stands.
+        meter: Its measurements.
+        position: How far its published text reaches, in seconds.
+        now: The time, on the meter's clock.
+    """
+    elapsed = 0.0 if meter.began is None else now - meter.began
+    share = _share(job, meter)
+    is_running = job.status is Status.RUNNING
+    eta = None
+    if is_running and share > 0.01 and elapsed >= _ETA_AFTER_S:
+        eta = round(elapsed * (1 - share) / share, 1)
+    speed = round(meter.transcribed / elapsed, 1) if meter.transcribed and elapsed else None
+    percentage = job.percentage
+    if is_running:
+        percentage = max(percentage, round(min(99.9, 100 * share), 1))
+    return Reading(percentage, eta, speed, _message(job, position))
+
+
+def _share(job: Job, meter: Meter) -> float:
+    """Share of the work that is done, 0 to 1."""
+    if job.is_prepared:
+        decoded, expected = 1.0, sum(meter.lengths)
+    elif job.duration and job.decoded:
+        decoded = min(1.0, job.decoded / job.duration)
+        # As much of the rest will be speech as of what is known, or all of it.
+        expected = (sum(meter.lengths) or job.decoded) / decoded
+    else:
+        return 0.0
+    transcribed = min(1.0, meter.transcribed / expected) if expected else 1.0
+    return _PREPARING * decoded + (1 - _PREPARING) * transcribed
+
+
+_WAITING = {
+    Step.QUEUED: "Waiting for a free worker",
+    Step.LOADING_MODEL: "Loading the model",
+    Step.DECODING: "Reading the recording",
+    Step.DETECTING_SPEECH: "Listening for speech",
+    Step.DETECTING_LANGUAGE: "Recognising the language",
+    Step.FINISHING: "Finishing",
+}
+
+
+def _message(job: Job, position: float) -> str:
+    match job.status:
+        case Status.COMPLETED:
+            return f"Transcribed {clock(job.duration or 0.0)}"
+        case Status.CANCELLED:
+            return "Cancelled"
+        case Status.FAILED:
+            return f"Failed: {job.error.message}" if job.error else "Failed"
+    if job.step is Step.TRANSCRIBING:
+        whole = f" of {clock(job.duration)}" if job.duration else ""
+        return f"Transcribed {clock(position)}{whole}"
+    return _WAITING[job.step]

@@ -1,0 +1,485 @@
+"""The transcriber: takes recordings, drives the workers, tells the watchers. The library's API.
+
+All that can change a job goes through one queue, the inbox, and is applied by one task in
+total order: apply (pure) -> publish -> hand out the next work. Nothing else changes a job.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterable, Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from aiotranscribe.config import Config
+from aiotranscribe.engine import messages
+from aiotranscribe.engine.messages import Ended, Load, Message, Prepare, Transcribe, Work
+from aiotranscribe.engine.pool import Slot
+from aiotranscribe.engine.scheduler import Scheduler
+from aiotranscribe.engine.worker import Loader, Settings, Whisper
+from aiotranscribe.errors import (
+    AiotranscribeError,
+    Closed,
+    InvalidRequest,
+    JobNotFound,
+    ModelNotAvailable,
+    NotFinished,
+    Problem,
+)
+from aiotranscribe.frame import Frame, View, make_cursor, now
+from aiotranscribe.hub import Hub, Subscription
+from aiotranscribe.job import Job, Options, Status, Step, is_english_only
+from aiotranscribe.progress import Meter, read
+from aiotranscribe.spool import Spool
+from aiotranscribe.transcript import Draft, Transcript, join
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# What decoding a recording costs the scheduler, in seconds of speech: about a minute's worth.
+_PREPARE_COST_S = 60.0
+# A file name is for people; nobody reads more than this.
+_LONGEST_NAME = 255
+_COPY_BYTES = 1 << 20
+
+
+class _Entry:
+    """A job and what belongs to it while it is known here."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.draft = Draft()
+        self.meter = Meter()
+        #: Spans that wait until the first one has found the language.
+        self.held: list[Transcribe] = []
+        #: How many spans are not done.
+        self.open_spans = 0
+
+
+class Transcriber:
+    """Transcribes recordings in worker processes; use it with ``async with``.
+
+    Args:
+        config: The settings. Without ``data_dir``, files live in a temporary folder that is
+            removed in the end.
+        loader: Loads a model in the worker; only tests need another one.
+
+    Start it under ``if __name__ == "__main__":``, since workers import your main module. All
+    methods belong to the event loop that entered it.
+    """
+
+    def __init__(self, config: Config | None = None, *, loader: Loader = Whisper) -> None:
+        self._config = config or Config()
+        self._loader = loader
+        self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._entries: dict[str, _Entry] = {}
+        self._changed: set[str] = set()
+        self._replies: list[Callable[[], None]] = []
+        self._scheduler: Scheduler[Work] = Scheduler()
+        self._slots: list[Slot] = []
+        #: Jobs that wait, and how many wait before each.
+        self._positions: dict[str, int] = {}
+        self._hub = Hub()
+        self._run = 1
+        self._is_open = False
+        self._model_error: Problem | None = None
+
+    async def __aenter__(self) -> "Transcriber":
+        folder = self._config.data_dir
+        self._temporary = None if folder else tempfile.mkdtemp(prefix="aiotranscribe-")
+        root = folder or Path(self._temporary or "")
+        self._spool = await asyncio.to_thread(Spool, root / "spool")
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_open = True
+        self._drainer = asyncio.create_task(self._drain(), name="inbox")
+        config = self._config
+        settings = Settings(config.device, config.compute_type, config.threads())
+        self._slots = [
+            Slot(number, config.model[0], settings, self._loader, self._on_message)
+            for number in range(config.slots())
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_open = False
+        self._hub.close()
+        await asyncio.gather(*(slot.close() for slot in self._slots))
+        self._drainer.cancel()
+        await asyncio.wait([self._drainer])
+        if not self._ready.cancel() and not self._ready.cancelled():
+            self._ready.exception()  # seen, even if nobody waited for it
+        if self._temporary:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+
+    # -- what callers do -----------------------------------------------------------------
+
+    async def submit(
+        self,
+        recording: Path | str | AsyncIterable[bytes],
+        *,
+        name: str | None = None,
+        options: Options | None = None,
+    ) -> Job:
+        """Take a recording; it is safe when this returns.
+
+        Args:
+            recording: A file, which is copied, or its bytes, piece by piece.
+            name: What to call it; by default the file's name.
+            options: How to transcribe it.
+
+        Raises:
+            InvalidOption: an option that cannot be.
+            InvalidRequest: there is not a single byte, or no such file.
+            Closed: this transcriber is going away.
+        """
+        options = (options or Options()).settle(self._config.model)
+        if isinstance(recording, str | Path):
+            name = name or Path(recording).name
+            recording = _read(Path(recording))
+        job_id = uuid.uuid4().hex
+        await self._receive(recording, job_id)
+        language = "en" if is_english_only(options.model or "") else options.language
+        job = Job(
+            id=job_id,
+            name=(name or "recording")[:_LONGEST_NAME],
+            created=time.time(),
+            options=msgspec.structs.replace(options, language=language),
+            language=language,
+        )
+        try:
+            return await self._do(partial(self._accept, job))
+        except BaseException:
+            await asyncio.to_thread(self._spool.remove, job_id)
+            raise
+
+    def get(self, job_id: str) -> Job:
+        """Return a job as it stands, or raise :class:`JobNotFound`."""
+        return self._entry(job_id).job
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs, newest first."""
+        return [entry.job for entry in reversed(self._entries.values())]
+
+    def frame(self, job_id: str, since: str | None = None) -> Frame:
+        """Return the job's frame for someone who has what the cursor ``since`` says.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        view = self._hub.view(job_id)
+        return view.frame(view.resume(since))
+
+    def summary(self, job_id: str) -> Frame:
+        """Return the job's frame without its segments, or raise :class:`JobNotFound`."""
+        view = self._hub.view(job_id)
+        return view.frame(view.count)
+
+    def watch(self, job_id: str, since: str | None = None) -> Subscription:
+        """Iterate over the job's frames: its state at once, then every change, the end last.
+
+        A watcher that is slow gets fewer, larger frames. Close the subscription when you leave
+        the loop before its end.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        return self._hub.subscribe(job_id, since)
+
+    def transcript(self, job_id: str, *, partial: bool = False) -> Transcript:
+        """Return the text of a finished job; with ``partial``, of any job, as far as it is.
+
+        Raises:
+            JobNotFound: there is no such job.
+            NotFinished: it is still at work.
+        """
+        entry = self._entry(job_id)
+        if not (partial or entry.job.status.is_terminal):
+            raise NotFinished(
+                f"the job is still {entry.job.status.value}; wait for its end, or ask for "
+                "partial=true to get the text so far"
+            )
+        segments = tuple(entry.draft.segments)
+        return Transcript(join(segments), entry.job.language, entry.job.duration, segments)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job and keep its text so far. A job that has ended stays as it is.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        return await self._do(partial(self._cancel, job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Stop a job if need be, and erase it with its recording and text.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        await self._do(partial(self._delete, job_id))
+        await asyncio.to_thread(self._spool.remove, job_id)
+
+    async def ready(self) -> None:
+        """Wait until a worker has its model.
+
+        Raises:
+            ModelNotAvailable: the model cannot be loaded; the message says what to do.
+        """
+        await asyncio.shield(self._ready)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker has its model."""
+        return any(slot.is_warm for slot in self._slots)
+
+    @property
+    def model_error(self) -> Problem | None:
+        """Why no worker has its model, where that is known."""
+        return None if self.is_ready else self._model_error
+
+    # -- the one task that changes jobs --------------------------------------------------
+
+    async def _drain(self) -> None:
+        while True:
+            event = await self._inbox.get()
+            while True:
+                try:
+                    event()
+                except Exception:
+                    log.exception("an event could not be applied")
+                if self._inbox.empty():
+                    break
+                event = self._inbox.get_nowait()
+            self._dispatch()
+            self._publish()
+            replies, self._replies = self._replies, []
+            for reply in replies:
+                reply()
+
+    async def _do(self, change: Callable[[], T]) -> T:
+        """Have ``change`` applied in its turn; return its result once all have been told."""
+        if not self._is_open:
+            raise Closed("the server is shutting down")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def event() -> None:
+            try:
+                reply = partial(_answer, answer, change())
+            except AiotranscribeError as error:
+                reply = partial(_refuse, answer, error)
+            self._replies.append(reply)
+
+        self._inbox.put_nowait(event)
+        return await answer
+
+    def _set(self, entry: _Entry, job: Job) -> None:
+        """Make ``job`` the state of its entry; one log line for every change of status."""
+        before, entry.job = entry.job, job
+        if job != before:
+            self._changed.add(job.id)
+        if job.status is not before.status:
+            why = f": {job.error.message}" if job.error else ""
+            log.info("job %s %s%s", job.id, job.status.value, why)
+
+    def _accept(self, job: Job) -> Job:
+        entry = self._entries[job.id] = _Entry(job)
+        log.info("job %s queued", job.id)
+        work = Prepare(
+            job.id,
+            str(self._spool.recording(job.id)),
+            str(self._spool.pcm(job.id)),
+            job.options.vad_filter,
+        )
+        self._scheduler.push(job.id, work, _PREPARE_COST_S)
+        self._changed.add(job.id)
+        return job
+
+    def _cancel(self, job_id: str) -> Job:
+        entry = self._entry(job_id)
+        self._end(entry, Status.CANCELLED)
+        return entry.job
+
+    def _delete(self, job_id: str) -> None:
+        entry = self._entry(job_id)
+        self._end(entry, Status.CANCELLED)
+        self._publish_one(entry)
+        self._hub.drop(job_id)
+        del self._entries[job_id]
+        self._changed.discard(job_id)
+        log.info("job %s deleted", job_id)
+
+    def _end(self, entry: _Entry, status: Status, error: Problem | None = None) -> None:
+        """Give a job its terminal status, unless it has one, and stop what runs for it."""
+        self._set(entry, entry.job.end(status, error))
+        self._scheduler.remove(entry.job.id)
+        for slot in self._slots:
+            if not isinstance(slot.work, Load | None) and slot.work.job_id == entry.job.id:
+                slot.stop()
+
+    def _on_message(self, slot: Slot, work: Work | None, message: Message) -> None:
+        self._inbox.put_nowait(partial(self._apply, slot, work, message))
+
+    def _apply(self, slot: Slot, work: Work | None, message: Message) -> None:
+        if isinstance(work, Load | None):
+            self._apply_load(slot, message)
+        elif (entry := self._entries.get(work.job_id)) and not entry.job.status.is_terminal:
+            self._changed.add(work.job_id)
+            self._apply_work(entry, work, message)
+
+    def _apply_load(self, slot: Slot, message: Message) -> None:
+        match message:
+            case messages.Done():
+                log.info("worker %s has the model %s", slot.number, slot.model)
+                _answer(self._ready, None)
+            case messages.Failed(error) | messages.Died(error):
+                log.error("worker %s: %s", slot.number, error.message)
+                self._model_error = error
+                _refuse(self._ready, ModelNotAvailable(error.message))
+
+    def _apply_work(self, entry: _Entry, work: Prepare | Transcribe, message: Message) -> None:
+        job = entry.job
+        match message:
+            case messages.Entered(step):
+                self._set(entry, job.enter(step))
+            case messages.Decoded(seconds, duration):
+                self._set(entry, job.decode(seconds, duration))
+            case messages.SpanFound(span):
+                entry.meter.found(span)
+                entry.open_spans += 1
+                self._offer(entry, Transcribe(job.id, str(self._spool.pcm(job.id)), span, job.options))
+            case messages.LanguageFound(language):
+                self._set(entry, job.speak(language))
+                held, entry.held = entry.held, []
+                for waiting in held:
+                    self._offer(entry, waiting)
+            case messages.Recognised(segment) if isinstance(work, Transcribe):
+                entry.draft.add(work.span.index, segment)
+                entry.meter.at(work.span, segment.end)
+            case messages.Done() if isinstance(work, Transcribe):
+                entry.draft.finish(work.span.index)
+                entry.meter.finished(work.span)
+                entry.open_spans -= 1
+            case messages.Prepared(duration):
+                self._set(entry, job.prepare(duration))
+            case messages.Failed(error) | messages.Died(error):
+                self._end(entry, Status.FAILED, error)
+        if isinstance(message, Ended) and entry.job.is_prepared and not entry.open_spans:
+            self._set(entry, entry.job.enter(Step.FINISHING))
+            # In a turn of its own, so that watchers see this step too.
+            self._inbox.put_nowait(partial(self._end, entry, Status.COMPLETED))
+
+    def _offer(self, entry: _Entry, work: Transcribe) -> None:
+        """Give a span to the scheduler; all but the first wait for the language."""
+        language = entry.job.language
+        if language is None and work.span.index > 0:
+            entry.held.append(work)
+            return
+        options = msgspec.structs.replace(work.options, language=language)
+        work = msgspec.structs.replace(work, options=options)
+        self._scheduler.push(entry.job.id, work, work.span.length)
+
+    # -- after every batch ---------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Give free slots their next work, and say where the rest stands in the queue."""
+        for slot in self._slots:
+            if slot.is_free and (work := self._scheduler.take()) and not isinstance(work, Load):
+                meter = self._entries[work.job_id].meter
+                if meter.began is None:
+                    meter.began = time.monotonic()
+                slot.perform(work)
+        loading = sum(isinstance(slot.work, Load) for slot in self._slots)
+        waiting = [self._entries[job_id] for job_id in self._scheduler.order()]
+        for entry in [entry for entry in waiting if entry.job.status is Status.QUEUED][:loading]:
+            self._set(entry, entry.job.enter(Step.LOADING_MODEL))
+        queued = (entry for entry in waiting if entry.job.status is Status.QUEUED)
+        positions = {entry.job.id: position for position, entry in enumerate(queued)}
+        for job_id in self._positions | positions:
+            if positions.get(job_id) != self._positions.get(job_id):
+                self._changed.add(job_id)
+        self._positions = positions
+
+    def _publish(self) -> None:
+        changed, self._changed = self._changed, set()
+        for job_id in changed:
+            if entry := self._entries.get(job_id):
+                self._publish_one(entry)
+
+    def _publish_one(self, entry: _Entry) -> None:
+        job, segments = entry.job, entry.draft.segments
+        position = segments[-1].end if segments else 0.0
+        reading = read(job, entry.meter, position, time.monotonic())
+        entry.job = job = msgspec.structs.replace(job, percentage=reading.percentage)
+        head = Frame(
+            job_id=job.id,
+            status=job.status,
+            progress_percentage=reading.percentage,
+            current_step=job.current_step,
+            message=reading.message,
+            eta_seconds=reading.eta_seconds,
+            position_seconds=position,
+            duration_seconds=job.duration,
+            speed=reading.speed,
+            queue_position=self._positions.get(job.id),
+            language=job.language,
+            error=job.error,
+            offset=len(segments),
+            segments=(),
+            cursor=make_cursor(self._run, len(segments)),
+            time=now(),
+        )
+        self._hub.publish(job.id, View(head, segments, self._run))
+
+    def _entry(self, job_id: str) -> _Entry:
+        try:
+            return self._entries[job_id]
+        except KeyError:
+            raise JobNotFound(f"there is no job {job_id[:64]!r}") from None
+
+    async def _receive(self, recording: AsyncIterable[bytes], job_id: str) -> None:
+        """Stream a recording into the spool; leave nothing behind if it does not arrive whole."""
+        arriving = await asyncio.to_thread(self._spool.arrive)
+        try:
+            size = 0
+            async for piece in recording:
+                size += await asyncio.to_thread(arriving.write, piece)
+            if not size:
+                raise InvalidRequest("the recording is empty (0 bytes)")
+            await asyncio.to_thread(self._spool.keep, arriving, job_id)
+        except BaseException:
+            self._spool.discard(arriving)
+            raise
+
+
+def _answer(waiting: asyncio.Future[T], value: T) -> None:
+    """Answer someone who may have stopped waiting, or have an answer."""
+    if not waiting.done():
+        waiting.set_result(value)
+
+
+def _refuse(waiting: asyncio.Future[T], error: AiotranscribeError) -> None:
+    """Answer with an error."""
+    if not waiting.done():
+        waiting.set_exception(error)
+
+
+async def _read(path: Path) -> AsyncIterable[bytes]:
+    """The bytes of a file, piece by piece."""
+    try:
+        with await asyncio.to_thread(path.open, "rb") as file:
+            while piece := await asyncio.to_thread(file.read, _COPY_BYTES):
+                yield piece
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
