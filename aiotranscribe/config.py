@@ -7,7 +7,6 @@ The fields of :class:`Config` are the one source of the command line's options, 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -15,30 +14,42 @@ import psutil
 _WORKER_BYTES = 512 << 20
 
 
-def _setting(default: Any, help_text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help_text, **more})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """How a transcriber runs. Built once, passed down, never changed."""
 
-    data_dir: Path | None = _setting(
-        None, "Folder for recordings and jobs; by default a folder of your user's."
+    data_dir: Path | None = field(
+        default=None,
+        metadata={"help": "Folder for recordings and jobs; by default a folder of your user's."},
     )
-    model: tuple[str, ...] = _setting(
-        ("tiny.en",),
-        "Model: a name that faster-whisper knows, a repository of the model hub, or a folder. "
-        "Give the option again to allow jobs to choose others; the first is the default.",
+    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen at."})
+    port: int = field(
+        default=8000, metadata={"help": "Port to listen at; 0 for any that is free.", "minimum": 0}
     )
-    workers: int = _setting(
-        0, "Worker processes; 0 for one per physical core, as far as memory allows.", minimum=0
+    model: tuple[str, ...] = field(
+        default=("tiny.en",),
+        metadata={
+            "help": "Model: a name that faster-whisper knows, a repository of the model hub, or a "
+            "folder. Give the option again to let jobs choose others; the first is the default."
+        },
     )
-    device: str = _setting(
-        "auto", "Where to compute.", choices=("auto", "cpu", "cuda")
+    workers: int = field(
+        default=0,
+        metadata={
+            "help": "Worker processes; 0 for one per physical core, as far as memory allows.",
+            "minimum": 0,
+        },
     )
-    compute_type: str = _setting(
-        "auto", "Number format of the weights, as CTranslate2 names them; auto picks the fastest."
+    device: str = field(
+        default="auto",
+        metadata={"help": "Where to compute.", "choices": ("auto", "cpu", "cuda")},
+    )
+    compute_type: str = field(
+        default="auto",
+        metadata={
+            "help": "Number format of the weights, as CTranslate2 names them; auto picks the "
+            "fastest that keeps the words."
+        },
     )
 
     def slots(self) -> int:
@@ -46,7 +57,7 @@ class Config:
         if self.workers:
             return self.workers
         by_memory = psutil.virtual_memory().available // _WORKER_BYTES
-        return max(1, min(_cores(), by_memory))
+        return max(1, min(_cores(), int(by_memory)))
 
     def threads(self) -> int:
         """Return how many threads each worker computes with."""
@@ -59,4 +70,4 @@ def _cores() -> int:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no affinity
         allowed = os.cpu_count() or 1
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+    return min(allowed, int(psutil.cpu_count(logical=False) or allowed))

@@ -37,7 +37,7 @@ from aiotranscribe.frame import Frame, View, make_cursor, now
 from aiotranscribe.hub import Hub, Subscription
 from aiotranscribe.job import Job, Options, Status, Step, is_english_only
 from aiotranscribe.progress import Meter, read
-from aiotranscribe.spool import Spool
+from aiotranscribe.spool import Arrival, Spool
 from aiotranscribe.transcript import Draft, Transcript, join
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Transcriber:
         traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
-        self._hub.close()
+        self.dismiss()
         await asyncio.gather(*(slot.close() for slot in self._slots))
         self._drainer.cancel()
         await asyncio.wait([self._drainer])
@@ -149,20 +149,41 @@ class Transcriber:
         if isinstance(recording, str | Path):
             name = name or Path(recording).name
             recording = _read(Path(recording))
-        job_id = uuid.uuid4().hex
-        await self._receive(recording, job_id)
+        async with self.arrival() as arrival:
+            async for piece in recording:
+                await arrival.write(piece)
+            return await self.accept(arrival, name=name, options=options)
+
+    def arrival(self) -> Arrival:
+        """Return a place to write a recording to, piece by piece, before it is accepted.
+
+        Raises:
+            Closed: this transcriber is going away.
+        """
+        if not self._is_open:
+            raise Closed("the server is shutting down")
+        return self._spool.arrival()
+
+    async def accept(
+        self, arrival: Arrival, *, name: str | None = None, options: Options | None = None
+    ) -> Job:
+        """Make a whole recording a job; like :meth:`submit`, which is this in one call."""
+        options = (options or Options()).settle(self._config.model)
+        if not arrival.size_bytes:
+            raise InvalidRequest("the recording is empty (0 bytes)")
         language = "en" if is_english_only(options.model or "") else options.language
         job = Job(
-            id=job_id,
+            id=uuid.uuid4().hex,
             name=(name or "recording")[:_LONGEST_NAME],
             created=time.time(),
-            options=msgspec.structs.replace(options, language=language),
+            options=options,
             language=language,
         )
         try:
+            await asyncio.to_thread(arrival.keep, self._spool.recording(job.id))
             return await self._do(partial(self._accept, job))
         except BaseException:
-            await asyncio.to_thread(self._spool.remove, job_id)
+            await asyncio.to_thread(self._spool.remove, job.id)
             raise
 
     def get(self, job_id: str) -> Job:
@@ -231,6 +252,10 @@ class Transcriber:
         await self._do(partial(self._delete, job_id))
         await asyncio.to_thread(self._spool.remove, job_id)
 
+    def dismiss(self) -> None:
+        """End every watcher's iteration, because this transcriber is going away."""
+        self._hub.close()
+
     async def ready(self) -> None:
         """Wait until a worker has its model.
 
@@ -294,7 +319,7 @@ class Transcriber:
             log.info("job %s %s%s", job.id, job.status.value, why)
 
     def _accept(self, job: Job) -> Job:
-        entry = self._entries[job.id] = _Entry(job)
+        self._entries[job.id] = _Entry(job)
         log.info("job %s queued", job.id)
         work = Prepare(
             job.id,
@@ -358,7 +383,9 @@ class Transcriber:
             case messages.SpanFound(span):
                 entry.meter.found(span)
                 entry.open_spans += 1
-                self._offer(entry, Transcribe(job.id, str(self._spool.pcm(job.id)), span, job.options))
+                self._offer(
+                    entry, Transcribe(job.id, str(self._spool.pcm(job.id)), span, job.options)
+                )
             case messages.LanguageFound(language):
                 self._set(entry, job.speak(language))
                 held, entry.held = entry.held, []
@@ -447,20 +474,6 @@ class Transcriber:
             return self._entries[job_id]
         except KeyError:
             raise JobNotFound(f"there is no job {job_id[:64]!r}") from None
-
-    async def _receive(self, recording: AsyncIterable[bytes], job_id: str) -> None:
-        """Stream a recording into the spool; leave nothing behind if it does not arrive whole."""
-        arriving = await asyncio.to_thread(self._spool.arrive)
-        try:
-            size = 0
-            async for piece in recording:
-                size += await asyncio.to_thread(arriving.write, piece)
-            if not size:
-                raise InvalidRequest("the recording is empty (0 bytes)")
-            await asyncio.to_thread(self._spool.keep, arriving, job_id)
-        except BaseException:
-            self._spool.discard(arriving)
-            raise
 
 
 def _answer(waiting: asyncio.Future[T], value: T) -> None:

@@ -1,18 +1,57 @@
-"""The folder of recordings and decoded audio: one folder a job. Blocking; call it in a thread.
+"""The folder of recordings and decoded audio: one folder a job.
 
 A recording appears under its job's folder only when it is whole and on the disk, so what a
 crash leaves behind is either complete or in the folder of arrivals, which each start empties.
 """
 
+import asyncio
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+
+
+class Arrival:
+    """A recording on its way in; use it with ``async with``. What is not kept is discarded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        #: How much has arrived.
+        self.size_bytes = 0
+
+    async def __aenter__(self) -> "Arrival":
+        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder)
+        self._file = os.fdopen(descriptor, "wb")
+        self._path = Path(name)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        self.size_bytes += len(piece)
+        await asyncio.to_thread(self._file.write, piece)
+
+    def keep(self, path: Path) -> None:
+        """Make the whole recording ``path``, on the disk for good. Blocking."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        path.parent.mkdir()
+        self._path.rename(path)
+        for folder in (path.parent, path.parent.parent):
+            _fsync_folder(folder)
 
 
 class Spool:
-    """Files of all jobs under ``folder``."""
+    """Files of all jobs under ``folder``. Its methods block: call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -20,24 +59,9 @@ class Spool:
         shutil.rmtree(self._arrivals, ignore_errors=True)
         self._arrivals.mkdir(parents=True)
 
-    def arrive(self) -> BinaryIO:
-        """Open a file for a recording that is on its way. Give it to `keep` or to `discard`."""
-        return tempfile.NamedTemporaryFile(dir=self._arrivals, delete=False)  # type: ignore[return-value]
-
-    def keep(self, arrived: BinaryIO, job_id: str) -> None:
-        """Make a whole recording the job's own, on the disk for good."""
-        arrived.flush()
-        os.fsync(arrived.fileno())
-        arrived.close()
-        self.recording(job_id).parent.mkdir()
-        Path(arrived.name).rename(self.recording(job_id))
-        for folder in (self.recording(job_id).parent, self._folder):
-            _fsync_folder(folder)
-
-    def discard(self, arrived: BinaryIO) -> None:
-        """Remove a recording that did not arrive whole."""
-        arrived.close()
-        Path(arrived.name).unlink(missing_ok=True)
+    def arrival(self) -> Arrival:
+        """Return a place for a recording that is on its way."""
+        return Arrival(self._arrivals)
 
     def remove(self, job_id: str) -> None:
         """Remove everything of a job's; nothing happens if there is nothing."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Floats
@@ -37,7 +38,9 @@ class Recording:
         try:
             self._container: InputContainer = av.open(str(path), metadata_errors="ignore")
         except (av.FFmpegError, ValueError, UnicodeError) as error:
-            raise Undecodable(f"this is not audio or video that FFmpeg can read ({_why(error)})") from error
+            raise Undecodable(
+                f"this is not audio or video that FFmpeg can read ({_why(error)})"
+            ) from error
         if not self._container.streams.audio:
             self._container.close()
             raise Undecodable("there is no sound in this file")
@@ -70,7 +73,7 @@ class Recording:
         errors, is_audible = 0, False
         for packet in self._packets():
             try:
-                frames = packet.decode()
+                frames = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
             except av.FFmpegError as error:
                 errors += 1
                 last_error = error
@@ -82,7 +85,7 @@ class Recording:
         if errors and not is_audible:
             raise Undecodable(f"nothing in this file can be decoded ({_why(last_error)})")
 
-    def _packets(self) -> Iterator[av.Packet]:
+    def _packets(self) -> Iterator["av.Packet[AudioStream]"]:
         packets = self._container.demux(audio=0)
         while True:
             try:
@@ -154,7 +157,8 @@ class SpeechDetector:
 def levels(samples: Floats) -> Floats:
     """Return the root mean square of each frame of 512 samples: float32, shape (n,)."""
     frames = samples.reshape(-1, FRAME_SAMPLES)
-    return np.sqrt(np.mean(frames * frames, axis=1), dtype=np.float32)
+    loudness: Floats = np.sqrt(np.mean(frames * frames, axis=1))
+    return loudness
 
 
 def regroup(blocks: Iterator[Samples], size: int) -> Iterator[Samples]:
@@ -176,6 +180,11 @@ def regroup(blocks: Iterator[Samples], size: int) -> Iterator[Samples]:
 def read_pcm(path: Path, start: int, end: int) -> Floats:
     """Return samples ``start`` to ``end`` of a PCM file: float32, shape (n,), in [-1, 1]."""
     pcm = np.fromfile(path, np.int16, count=end - start, offset=2 * start)
+    return to_float(pcm)
+
+
+def to_float(pcm: Samples) -> Floats:
+    """Return 16-bit samples as float32 in [-1, 1]."""
     return pcm.astype(np.float32) / np.float32(32768)
 
 

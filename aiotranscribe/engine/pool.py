@@ -134,9 +134,7 @@ class Slot(asyncio.Protocol):
         self._work_number += 1
         self.work = Load(self._first_model)
         # In a thread, because the first call starts the process.
-        await asyncio.to_thread(
-            self._executor.submit, worker.perform, self._work_number, self.work
-        )
+        await asyncio.to_thread(self._executor.submit, worker.perform, self._work_number, self.work)
         theirs.close()
 
     async def _bury(self) -> str:

@@ -121,7 +121,7 @@ class Cutter:
         bounds = self._ladder[min(self._index, len(self._ladder) - 1)]
         longest = round(bounds.longest * FRAMES_PER_SECOND)
         kept = self._kept(is_end=is_end)
-        count = np.cumsum(kept)
+        count = np.cumsum(kept, dtype=np.int64)
         if not len(count) or not count[-1]:
             # Nothing but silence so far: forget it, but for what may be padding.
             self._drop(len(kept) if is_end else max(0, len(kept) - _PAD_FRAMES))
@@ -163,9 +163,7 @@ class Cutter:
     def _cut(self, count: npt.NDArray[np.int64], shortest: int, limit: int) -> int:
         """Where to end a span: frames before ``limit``, the longest silence first."""
         earliest = min(int(np.searchsorted(count, shortest)), limit - 1)
-        silences = [
-            (start, end) for start, end in _runs(~self._speech[:limit]) if count[start] > 0
-        ]
+        silences = [(start, end) for start, end in _runs(~self._speech[:limit]) if count[start] > 0]
         near = [run for run in silences if sum(run) // 2 >= earliest]
         if chosen := near or silences:
             start, end = max(chosen, key=lambda run: run[1] - run[0])
@@ -180,7 +178,7 @@ class Cutter:
         self._levels = self._levels[frames:]
 
 
-def _runs(mask: Mask) -> list[tuple[int, int]]:
+def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return ``(start, end)`` of each run of true in ``mask``."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

@@ -75,7 +75,10 @@ class Whisper:
 
     def __init__(self, name: str, settings: Settings) -> None:
         from faster_whisper import WhisperModel  # noqa: PLC0415 - slow, and only in workers
+        from tqdm import tqdm  # noqa: PLC0415
 
+        # Its own lock is a semaphore between processes, which `os._exit` would leave behind.
+        tqdm.set_lock(threading.RLock())
         path = locate(name)
         try:
             self._model = WhisperModel(
@@ -85,17 +88,19 @@ class Whisper:
                 cpu_threads=settings.threads,
             )
         except (RuntimeError, ValueError, OSError) as error:
-            raise ModelNotAvailable(f"the model {name!r} in {path} cannot be used: {error}") from error
+            raise ModelNotAvailable(
+                f"the model {name!r} in {path} cannot be used: {error}"
+            ) from error
 
     @property
     def is_multilingual(self) -> bool:
         """Whether the model knows more than English."""
-        return self._model.model.is_multilingual
+        return bool(self._model.model.is_multilingual)
 
     def detect_language(self, samples: Floats) -> str:
         """Return the code of the language spoken in the first half minute."""
         language, _, _ = self._model.detect_language(samples)
-        return language
+        return str(language)
 
     def transcribe(
         self, samples: Floats, stretches: tuple[tuple[int, int], ...], options: Options
@@ -225,7 +230,7 @@ class _Worker:
                 if detector is None:
                     self.tell(Entered(Step.DETECTING_SPEECH))
                     detector = audio.SpeechDetector()
-                samples = np.pad(block, (0, -len(block) % FRAME_SAMPLES)) / np.float32(32768)
+                samples = audio.to_float(np.pad(block, (0, -len(block) % FRAME_SAMPLES)))
                 for span in cutter.feed(detector(samples), audio.levels(samples)):
                     self.tell(messages.SpanFound(span))
             for span in cutter.finish(total):

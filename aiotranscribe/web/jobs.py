@@ -1,0 +1,111 @@
+"""Jobs over HTTP: submit, look, fetch, cancel, delete."""
+
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from aiotranscribe import frame as frames
+from aiotranscribe.errors import InvalidOption
+from aiotranscribe.exports import FORMATS, check_format, export
+from aiotranscribe.frame import Frame
+from aiotranscribe.job import Job, Status
+from aiotranscribe.service import Transcriber
+from aiotranscribe.web import uploads
+
+#: Where the handlers find the transcriber of their application.
+TRANSCRIBER = web.AppKey("transcriber", Transcriber)
+
+_MOST_LISTED = 1000
+
+
+class Entry(Frame, frozen=True, kw_only=True):
+    """A job in a list: its frame without segments, and what a list shows besides."""
+
+    name: str
+    #: Seconds since the epoch.
+    created: float
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Jobs, newest first. Ask for more with ``before=`` the last one's ``job_id``."""
+
+    jobs: Sequence[Entry]
+
+
+async def submit(request: web.Request) -> web.Response:
+    """``POST /v1/jobs``: take a recording; 202 once it is safe."""
+    transcriber = request.app[TRANSCRIBER]
+    async with transcriber.arrival() as arrival:
+        upload = await uploads.receive(request, arrival)
+        job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
+    response = _json(frames.encode(transcriber.frame(job.id)), status=202)
+    response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
+    return response
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """``GET /v1/jobs``: newest first; ``status=``, ``limit=``, ``before=`` a job."""
+    transcriber = request.app[TRANSCRIBER]
+    query = request.query
+    jobs = transcriber.jobs()
+    if before := query.get("before"):
+        jobs = jobs[jobs.index(transcriber.get(before)) + 1 :]
+    if status := query.get("status"):
+        jobs = [job for job in jobs if job.status is _status(status)]
+    entries = [_entry(transcriber, job) for job in jobs[: _limit(query.get("limit", "100"))]]
+    return _json(msgspec.json.encode(Listing(entries)))
+
+
+async def show(request: web.Request) -> web.Response:
+    """``GET /v1/jobs/{job_id}``: the same frame that a watcher receives."""
+    frame = request.app[TRANSCRIBER].frame(_job_id(request), request.query.get("since"))
+    return _json(frames.encode(frame))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """``POST /v1/jobs/{job_id}/cancel``: stop it, keeping the text so far."""
+    transcriber = request.app[TRANSCRIBER]
+    job = await transcriber.cancel(_job_id(request))
+    return _json(frames.encode(transcriber.frame(job.id)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """``DELETE /v1/jobs/{job_id}``: stop it if need be, and erase it."""
+    await request.app[TRANSCRIBER].delete(_job_id(request))
+    return web.Response(status=204)
+
+
+async def transcript(request: web.Request) -> web.Response:
+    """``GET /v1/jobs/{job_id}/transcript?format=``: the text as a file."""
+    name = check_format(request.query.get("format", "txt"))
+    is_partial = request.query.get("partial", "").lower() in {"true", "1"}
+    text = request.app[TRANSCRIBER].transcript(_job_id(request), partial=is_partial)
+    media_type, _ = FORMATS[name]
+    return web.Response(text=export(text, name), content_type=media_type, charset="utf-8")
+
+
+def _entry(transcriber: Transcriber, job: Job) -> Entry:
+    summary = msgspec.structs.asdict(transcriber.summary(job.id))
+    return Entry(**summary, name=job.name, created=job.created)
+
+
+def _json(body: bytes, status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _job_id(request: web.Request) -> str:
+    return request.match_info["job_id"]
+
+
+def _status(text: str) -> Status:
+    try:
+        return Status(text)
+    except ValueError as error:
+        raise InvalidOption(f"status: {text!r} is none of {', '.join(Status)}") from error
+
+
+def _limit(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text[:9]) <= _MOST_LISTED):
+        raise InvalidOption(f"limit: {text!r} is not a number from 1 to {_MOST_LISTED}")
+    return int(text)

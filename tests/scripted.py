@@ -1,0 +1,78 @@
+"""A model that says what it is told to: the only thing that a test may replace.
+
+The script travels as JSON in the option ``initial_prompt``, since that is what reaches the
+worker; see `Script` for what it can hold.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from aiotranscribe.engine.spans import SAMPLE_RATE, Floats
+from aiotranscribe.engine.worker import Settings
+from aiotranscribe.errors import ModelNotAvailable
+from aiotranscribe.job import Options
+from aiotranscribe.transcript import Segment
+
+
+class Script(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the model does with each span."""
+
+    #: How many segments it recognises, evenly spread over the span.
+    segments: int = 2
+    #: Seconds of sleep before each segment, in which it hears nothing, as in a long window.
+    delay: float = 0.0
+    #: Kill the worker with SIGKILL before this segment.
+    die_at: int | None = None
+    #: ...but only while this file does not exist; it is made just before.
+    once: str | None = None
+    #: Raise before this segment.
+    fail_at: int | None = None
+    #: Seconds to sleep in one piece at the beginning.
+    hang: float = 0.0
+
+    def options(self, **more: object) -> Options:
+        """Return the options of a job that follows this script."""
+        prompt = msgspec.json.encode(self).decode()
+        return msgspec.convert({"initial_prompt": prompt, "vad_filter": False, **more}, Options)
+
+
+class ScriptedModel:
+    """Follows the script that comes with each job."""
+
+    def __init__(self, *, is_multilingual: bool) -> None:
+        self.is_multilingual = is_multilingual
+
+    def detect_language(self, samples: Floats) -> str:
+        """Everybody speaks Portuguese."""
+        return "pt"
+
+    def transcribe(
+        self, samples: Floats, stretches: tuple[tuple[int, int], ...], options: Options
+    ) -> Iterator[Segment]:
+        """Yield the script's segments; their text tells where and in what language."""
+        script = msgspec.json.decode(options.initial_prompt or "{}", type=Script)
+        time.sleep(script.hang)
+        start, length = stretches[0][0] / SAMPLE_RATE, len(samples) / SAMPLE_RATE
+        for number in range(script.segments):
+            time.sleep(script.delay)
+            if number == script.die_at and not (script.once and Path(script.once).exists()):
+                if script.once:
+                    Path(script.once).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == script.fail_at:
+                raise RuntimeError("as the script says")
+            begin = start + length * number / script.segments
+            text = f" {options.language} {begin:.1f}."
+            yield Segment(0, begin, begin + length / script.segments, text)
+
+
+def load(name: str, settings: Settings) -> ScriptedModel:
+    """Load a scripted model; the name ``missing`` cannot be loaded."""
+    if name == "missing":
+        raise ModelNotAvailable("there is no model 'missing'; run something")
+    return ScriptedModel(is_multilingual=not name.endswith(".en"))
