@@ -62,7 +62,8 @@ def _config_option(field: "dataclasses.Field[Any]") -> Callable[..., Any]:
     if choices := field.metadata.get("choices"):
         kind = click.Choice(choices)
     elif "minimum" in field.metadata:
-        kind = click.IntRange(min=field.metadata["minimum"])
+        is_whole = isinstance(field.default, int)
+        kind = (click.IntRange if is_whole else click.FloatRange)(min=field.metadata["minimum"])
     elif field.default is None:
         kind = click.Path(path_type=Path)
     return click.option(
@@ -91,6 +92,13 @@ def _job_options(command: FC) -> FC:
         click.option("--hotwords", help="Words to listen for."),
         click.option("--temperature", metavar="FLOAT", help="0 to 1; by default as needed."),
         click.option("--beam_size", metavar="INTEGER", help="Hypotheses followed at once. [5]"),
+        click.option(
+            "--condition_on_previous_text",
+            metavar="BOOLEAN",
+            help="Give each window the text before it; needs --parallel off.",
+        ),
+        click.option("--parallel", metavar="on|off", help="off: as faster-whisper does it. [on]"),
+        click.option("--priority", metavar="low|normal|high", help="Beside other jobs. [normal]"),
     ]
     for option in reversed(options):
         command = option(command)

@@ -52,6 +52,14 @@ class Config:
         },
     )
 
+    model_idle_s: float = field(
+        default=0.0,
+        metadata={
+            "help": "Seconds after which an idle worker gives its model's memory back; 0: never.",
+            "minimum": 0,
+        },
+    )
+
     def slots(self) -> int:
         """Return how many workers run side by side."""
         if self.workers:

@@ -72,6 +72,13 @@ class Options(
     temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
     #: Hypotheses followed at once when the temperature is 0.
     beam_size: Annotated[int, Meta(ge=1, le=20)] = 5
+    #: Give each window the text before it; only with ``parallel=off``, and then on by default.
+    condition_on_previous_text: bool | None = None
+    #: ``off`` decodes the recording as one span, exactly as faster-whisper would: slower, and
+    #: with memory that grows with its length.
+    parallel: Literal["on", "off"] = "on"
+    #: Share of the workers beside other jobs: each level has four times that of the one below.
+    priority: Literal["low", "normal", "high"] = "normal"
 
     @classmethod
     def parse(cls, fields: Mapping[str, str]) -> "Options":
@@ -114,7 +121,16 @@ class Options(
                 raise InvalidOption(f"language: {model} only understands English")
             if self.task == "translate":
                 raise InvalidOption(f"task: {model} cannot translate, it only understands English")
+        if self.condition_on_previous_text and self.parallel == "on":
+            raise InvalidOption(
+                "condition_on_previous_text: spans are transcribed side by side, so the text "
+                "before is not known yet; add parallel=off"
+            )
         return msgspec.structs.replace(self, model=model, language=language)
+
+
+#: Weight of each priority.
+WEIGHTS = {"low": 1.0, "normal": 4.0, "high": 16.0}
 
 
 def is_english_only(model: str) -> bool:

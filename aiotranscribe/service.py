@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterable, Callable
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,12 @@ import msgspec
 
 from aiotranscribe.config import Config
 from aiotranscribe.engine import messages
-from aiotranscribe.engine.messages import Ended, Load, Message, Prepare, Transcribe, Work
+from aiotranscribe.engine.messages import Ended, Load, Message, Prepare, Transcribe, Unload, Work
 from aiotranscribe.engine.pool import Slot
 from aiotranscribe.engine.scheduler import Scheduler
-from aiotranscribe.engine.worker import Loader, Settings, Whisper
+from aiotranscribe.engine.spans import Span
+from aiotranscribe.engine.whisper import Settings, Whisper
+from aiotranscribe.engine.worker import Loader
 from aiotranscribe.errors import (
     AiotranscribeError,
     Closed,
@@ -33,9 +36,10 @@ from aiotranscribe.errors import (
     NotFinished,
     Problem,
 )
+from aiotranscribe.exports import clock
 from aiotranscribe.frame import Frame, View, make_cursor, now
 from aiotranscribe.hub import Hub, Subscription
-from aiotranscribe.job import Job, Options, Status, Step, is_english_only
+from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
 from aiotranscribe.progress import Meter, read
 from aiotranscribe.spool import Arrival, Spool
 from aiotranscribe.transcript import Draft, Transcript, join
@@ -49,6 +53,10 @@ _PREPARE_COST_S = 60.0
 # A file name is for people; nobody reads more than this.
 _LONGEST_NAME = 255
 _COPY_BYTES = 1 << 20
+# Spans that a worker decodes in lock-step: more of them is faster, and delays other jobs longer.
+_TOGETHER = 4
+# A span that this many workers died with is not tried again.
+_MOST_DEATHS = 2
 
 
 class _Entry:
@@ -58,10 +66,16 @@ class _Entry:
         self.job = job
         self.draft = Draft()
         self.meter = Meter()
+        #: Every span found, as it was found.
+        self.spans: dict[int, Span] = {}
+        #: The spans that have no more segments to come.
+        self.done: set[int] = set()
         #: Spans that wait until the first one has found the language.
-        self.held: list[Transcribe] = []
-        #: How many spans are not done.
-        self.open_spans = 0
+        self.held: list[Span] = []
+        #: How far a span's text reaches, in seconds.
+        self.reached: dict[int, float] = {}
+        #: How many workers died with a span, or (None) with the recording's decoding.
+        self.deaths: Counter[int | None] = Counter()
 
 
 class Transcriber:
@@ -83,7 +97,7 @@ class Transcriber:
         self._entries: dict[str, _Entry] = {}
         self._changed: set[str] = set()
         self._replies: list[Callable[[], None]] = []
-        self._scheduler: Scheduler[Work] = Scheduler()
+        self._scheduler: Scheduler[Prepare | Transcribe] = Scheduler()
         self._slots: list[Slot] = []
         #: Jobs that wait, and how many wait before each.
         self._positions: dict[str, int] = {}
@@ -267,7 +281,7 @@ class Transcriber:
     @property
     def is_ready(self) -> bool:
         """Whether a worker has its model."""
-        return any(slot.is_warm for slot in self._slots)
+        return any(slot.is_ready for slot in self._slots)
 
     @property
     def model_error(self) -> Problem | None:
@@ -325,9 +339,10 @@ class Transcriber:
             job.id,
             str(self._spool.recording(job.id)),
             str(self._spool.pcm(job.id)),
-            job.options.vad_filter,
+            job.options,
         )
-        self._scheduler.push(job.id, work, _PREPARE_COST_S)
+        weight = WEIGHTS[job.options.priority]
+        self._scheduler.push(job.id, work, _PREPARE_COST_S, weight=weight)
         self._changed.add(job.id)
         return job
 
@@ -350,14 +365,18 @@ class Transcriber:
         self._set(entry, entry.job.end(status, error))
         self._scheduler.remove(entry.job.id)
         for slot in self._slots:
-            if not isinstance(slot.work, Load | None) and slot.work.job_id == entry.job.id:
+            if isinstance(slot.work, Prepare | Transcribe) and slot.work.job_id == entry.job.id:
                 slot.stop()
 
     def _on_message(self, slot: Slot, work: Work | None, message: Message) -> None:
         self._inbox.put_nowait(partial(self._apply, slot, work, message))
 
     def _apply(self, slot: Slot, work: Work | None, message: Message) -> None:
-        if isinstance(work, Load | None):
+        idle_s = self._config.model_idle_s
+        if idle_s and isinstance(message, Ended) and not isinstance(work, Unload):
+            event = partial(self._rest, slot, slot.work_number)
+            asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
+        if isinstance(work, Load | Unload | None):
             self._apply_load(slot, message)
         elif (entry := self._entries.get(work.job_id)) and not entry.job.status.is_terminal:
             self._changed.add(work.job_id)
@@ -365,7 +384,7 @@ class Transcriber:
 
     def _apply_load(self, slot: Slot, message: Message) -> None:
         match message:
-            case messages.Done():
+            case messages.Done() if slot.model:
                 log.info("worker %s has the model %s", slot.number, slot.model)
                 _answer(self._ready, None)
             case messages.Failed(error) | messages.Died(error):
@@ -380,53 +399,93 @@ class Transcriber:
                 self._set(entry, job.enter(step))
             case messages.Decoded(seconds, duration):
                 self._set(entry, job.decode(seconds, duration))
-            case messages.SpanFound(span):
+            case messages.SpanFound(span) if span.index not in entry.spans:
+                entry.spans[span.index] = span
                 entry.meter.found(span)
-                entry.open_spans += 1
-                self._offer(
-                    entry, Transcribe(job.id, str(self._spool.pcm(job.id)), span, job.options)
-                )
+                self._offer(entry, span)
             case messages.LanguageFound(language):
                 self._set(entry, job.speak(language))
                 held, entry.held = entry.held, []
-                for waiting in held:
-                    self._offer(entry, waiting)
-            case messages.Recognised(segment) if isinstance(work, Transcribe):
-                entry.draft.add(work.span.index, segment)
-                entry.meter.at(work.span, segment.end)
-            case messages.Done() if isinstance(work, Transcribe):
-                entry.draft.finish(work.span.index)
-                entry.meter.finished(work.span)
-                entry.open_spans -= 1
+                for span in held:
+                    self._offer(entry, span)
+            case messages.Recognised(index, segment):
+                entry.draft.add(index, segment)
+                entry.reached[index] = segment.end
+                entry.meter.at(entry.spans[index], segment.end)
+            case messages.SpanDone(index):
+                self._finish_span(entry, index)
             case messages.Prepared(duration):
                 self._set(entry, job.prepare(duration))
-            case messages.Failed(error) | messages.Died(error):
+            case messages.Failed(error):
                 self._end(entry, Status.FAILED, error)
-        if isinstance(message, Ended) and entry.job.is_prepared and not entry.open_spans:
+            case messages.Died(error):
+                self._retry(entry, work, error)
+        if isinstance(message, Ended) and entry.job.is_prepared and entry.done == set(entry.spans):
             self._set(entry, entry.job.enter(Step.FINISHING))
             # In a turn of its own, so that watchers see this step too.
             self._inbox.put_nowait(partial(self._end, entry, Status.COMPLETED))
 
-    def _offer(self, entry: _Entry, work: Transcribe) -> None:
+    def _offer(self, entry: _Entry, span: Span, *, is_again: bool = False) -> None:
         """Give a span to the scheduler; all but the first wait for the language."""
-        language = entry.job.language
-        if language is None and work.span.index > 0:
-            entry.held.append(work)
+        job = entry.job
+        if job.language is None and span.index > 0:
+            entry.held.append(span)
             return
-        options = msgspec.structs.replace(work.options, language=language)
-        work = msgspec.structs.replace(work, options=options)
-        self._scheduler.push(entry.job.id, work, work.span.length)
+        options = msgspec.structs.replace(job.options, language=job.language)
+        self._scheduler.push(
+            job.id,
+            Transcribe(job.id, str(self._spool.pcm(job.id)), (span,), options),
+            span.length,
+            is_alone=is_again,
+            is_first=is_again,
+        )
+
+    def _finish_span(self, entry: _Entry, index: int) -> None:
+        entry.done.add(index)
+        entry.draft.finish(index)
+        entry.meter.finished(entry.spans[index])
+
+    def _retry(self, entry: _Entry, work: Prepare | Transcribe, error: Problem) -> None:
+        """Do again what a dead worker had not done; give up what has killed too many.
+
+        Spans go alone now, so that the one at fault is the one that is counted.
+        """
+        open_spans = (
+            []
+            if isinstance(work, Prepare)
+            else [span for span in work.spans if span.index not in entry.done]
+        )
+        at_fault: list[int | None] = [span.index for span in open_spans]
+        for index in at_fault or [None]:
+            entry.deaths[index] += 1
+            if entry.deaths[index] == _MOST_DEATHS:
+                where = (
+                    "the recording"
+                    if index is None
+                    else (
+                        f"the speech from {clock(entry.spans[index].start)} "
+                        f"to {clock(entry.spans[index].end)}"
+                    )
+                )
+                text = f"{where} ended {_MOST_DEATHS} workers; {error.message}"
+                self._end(entry, Status.FAILED, Problem(error.code, text))
+                return
+        log.warning("job %s: %s; its work is done again", entry.job.id, error.message)
+        if isinstance(work, Prepare):
+            self._scheduler.push(entry.job.id, work, _PREPARE_COST_S)
+        for span in reversed(open_spans):
+            if rest := span.after(entry.reached.get(span.index, 0.0)):
+                self._offer(entry, rest, is_again=True)
+            else:
+                self._finish_span(entry, span.index)
 
     # -- after every batch ---------------------------------------------------------------
 
     def _dispatch(self) -> None:
         """Give free slots their next work, and say where the rest stands in the queue."""
         for slot in self._slots:
-            if slot.is_free and (work := self._scheduler.take()) and not isinstance(work, Load):
-                meter = self._entries[work.job_id].meter
-                if meter.began is None:
-                    meter.began = time.monotonic()
-                slot.perform(work)
+            if slot.is_free:
+                self._feed(slot)
         loading = sum(isinstance(slot.work, Load) for slot in self._slots)
         waiting = [self._entries[job_id] for job_id in self._scheduler.order()]
         for entry in [entry for entry in waiting if entry.job.status is Status.QUEUED][:loading]:
@@ -437,6 +496,28 @@ class Transcriber:
             if positions.get(job_id) != self._positions.get(job_id):
                 self._changed.add(job_id)
         self._positions = positions
+
+    def _feed(self, slot: Slot) -> None:
+        """Give a free slot what comes next, if anything does."""
+        taken = self._scheduler.take(
+            _TOGETHER, slots=len(self._slots), prefers=lambda work: _suits(slot, work)
+        )
+        if not taken:
+            return
+        work = taken[0]
+        if isinstance(work, Transcribe):
+            spans = tuple(part.spans[0] for part in taken if isinstance(part, Transcribe))
+            work = msgspec.structs.replace(work, spans=spans)
+        meter = self._entries[work.job_id].meter
+        if meter.began is None:
+            meter.began = time.monotonic()
+        slot.perform(work)
+
+    def _rest(self, slot: Slot, work_number: int) -> None:
+        """Have a slot give its model back if it has done nothing since."""
+        if slot.is_free and slot.work_number == work_number and slot.model is not None:
+            log.info("worker %s is idle and gives its model back", slot.number)
+            slot.perform(Unload())
 
     def _publish(self) -> None:
         changed, self._changed = self._changed, set()
@@ -474,6 +555,11 @@ class Transcriber:
             return self._entries[job_id]
         except KeyError:
             raise JobNotFound(f"there is no job {job_id[:64]!r}") from None
+
+
+def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:
+    """Whether a slot is better at some work than others may be: it has the model already."""
+    return isinstance(work, Transcribe) and work.options.model == slot.model
 
 
 def _answer(waiting: asyncio.Future[T], value: T) -> None:

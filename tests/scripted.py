@@ -7,13 +7,13 @@ worker; see `Script` for what it can hold.
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from aiotranscribe.engine.spans import SAMPLE_RATE, Floats
-from aiotranscribe.engine.worker import Settings
+from aiotranscribe.engine.spans import SAMPLE_RATE, Floats, Span
+from aiotranscribe.engine.whisper import Clip, Settings
 from aiotranscribe.errors import ModelNotAvailable
 from aiotranscribe.job import Options
 from aiotranscribe.transcript import Segment
@@ -34,30 +34,43 @@ class Script(msgspec.Struct, frozen=True, omit_defaults=True):
     fail_at: int | None = None
     #: Seconds to sleep in one piece at the beginning.
     hang: float = 0.0
+    #: How many characters to lengthen each segment by.
+    padding: int = 0
 
     def options(self, **more: object) -> Options:
         """Return the options of a job that follows this script."""
-        prompt = msgspec.json.encode(self).decode()
-        return msgspec.convert({"initial_prompt": prompt, "vad_filter": False, **more}, Options)
+        return msgspec.convert(self.fields() | more, Options, strict=False)
+
+    def fields(self) -> dict[str, str]:
+        """Return these options as a form or a query has them."""
+        return {"initial_prompt": msgspec.json.encode(self).decode(), "vad_filter": "false"}
 
 
 class ScriptedModel:
     """Follows the script that comes with each job."""
 
-    def __init__(self, *, is_multilingual: bool) -> None:
+    def __init__(self, *, is_multilingual: bool, delay: float = 0.0) -> None:
         self.is_multilingual = is_multilingual
+        self._delay = delay
 
     def detect_language(self, samples: Floats) -> str:
         """Everybody speaks Portuguese."""
+        time.sleep(self._delay)
         return "pt"
 
     def transcribe(
-        self, samples: Floats, stretches: tuple[tuple[int, int], ...], options: Options
-    ) -> Iterator[Segment]:
+        self, clips: Sequence[Clip], options: Options
+    ) -> Iterator[tuple[Span, Segment | None]]:
         """Yield the script's segments; their text tells where and in what language."""
         script = msgspec.json.decode(options.initial_prompt or "{}", type=Script)
         time.sleep(script.hang)
-        start, length = stretches[0][0] / SAMPLE_RATE, len(samples) / SAMPLE_RATE
+        for clip in clips:
+            for segment in self._segments(clip, script, options.language):
+                yield clip.span, segment
+            yield clip.span, None
+
+    def _segments(self, clip: Clip, script: Script, language: str | None) -> Iterator[Segment]:
+        start, length = clip.span.start, len(clip.samples) / SAMPLE_RATE
         for number in range(script.segments):
             time.sleep(script.delay)
             if number == script.die_at and not (script.once and Path(script.once).exists()):
@@ -67,12 +80,20 @@ class ScriptedModel:
             if number == script.fail_at:
                 raise RuntimeError("as the script says")
             begin = start + length * number / script.segments
-            text = f" {options.language} {begin:.1f}."
+            text = f" {language} {begin:.1f}." + "x" * script.padding
             yield Segment(0, begin, begin + length / script.segments, text)
 
 
 def load(name: str, settings: Settings) -> ScriptedModel:
-    """Load a scripted model; the name ``missing`` cannot be loaded."""
+    """Load a scripted model.
+
+    The name ``missing`` cannot be loaded, ``fatal`` ends the worker, ``slow`` takes its time to
+    be loaded and to detect the language.
+    """
     if name == "missing":
         raise ModelNotAvailable("there is no model 'missing'; run something")
-    return ScriptedModel(is_multilingual=not name.endswith(".en"))
+    if name == "fatal":
+        os._exit(3)
+    delay = 0.3 if name == "slow" else 0.0
+    time.sleep(delay)
+    return ScriptedModel(is_multilingual=not name.endswith(".en"), delay=delay)

@@ -24,20 +24,24 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     job_id: str
     recording: str
     pcm: str
-    speech_only: bool
+    options: Options
 
 
 class Transcribe(msgspec.Struct, frozen=True, tag=True):
-    """Work: transcribe one span of the PCM."""
+    """Work: transcribe some spans of the PCM, in lock-step."""
 
     job_id: str
     pcm: str
-    span: Span
+    spans: tuple[Span, ...]
     #: With the model and, once it is known, the language filled in.
     options: Options
 
 
-Work = Load | Prepare | Transcribe
+class Unload(msgspec.Struct, frozen=True, tag=True):
+    """Work: give the model's memory back."""
+
+
+Work = Load | Unload | Prepare | Transcribe
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -72,9 +76,16 @@ class LanguageFound(msgspec.Struct, frozen=True, tag=True):
 
 
 class Recognised(msgspec.Struct, frozen=True, tag=True):
-    """The span at hand has one more segment; its ``id`` means nothing yet."""
+    """A span has one more segment; the segment's ``id`` means nothing yet."""
 
+    span: int
     segment: Segment
+
+
+class SpanDone(msgspec.Struct, frozen=True, tag=True):
+    """A span has no more segments."""
+
+    span: int
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -104,7 +115,7 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 Ended = Done | Prepared | Stopped | Failed | Died
-Message = Hello | Entered | Decoded | SpanFound | LanguageFound | Recognised | Ended
+Message = Hello | Entered | Decoded | SpanFound | LanguageFound | Recognised | SpanDone | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

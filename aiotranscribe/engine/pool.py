@@ -25,8 +25,10 @@ from aiotranscribe.engine.messages import (
     Load,
     Message,
     Transcribe,
+    Unload,
     Work,
 )
+from aiotranscribe.engine.whisper import Settings
 from aiotranscribe.errors import WorkerDied
 
 log = logging.getLogger(__name__)
@@ -52,22 +54,23 @@ class Slot(asyncio.Protocol):
         self,
         number: int,
         model: str,
-        settings: worker.Settings,
+        settings: Settings,
         loader: worker.Loader,
         on_message: Callable[["Slot", Work | None, Message], None],
     ) -> None:
         self.number = number
-        #: The model in the worker, or the one being loaded.
-        self.model = model
-        #: Whether the worker has its model.
-        self.is_warm = False
+        #: The model in the worker, or the one being loaded; ``None`` after it was given back.
+        self.model: str | None = model
+        #: Whether the worker has loaded its model, though it may have given it back.
+        self.is_ready = False
         #: The work at hand.
         self.work: Work | None = None
         self._first_model = model
         self._initargs = (settings, loader)
         self._on_message = on_message
         self._received = bytearray()
-        self._work_number = 0
+        #: Grows with every piece of work.
+        self.work_number = 0
         self._lost = asyncio.Event()
         self._closing = asyncio.Event()
         self._process: BaseProcess | None = None
@@ -77,15 +80,20 @@ class Slot(asyncio.Protocol):
 
     def perform(self, work: Work) -> None:
         """Begin ``work``. The slot must be free: ``work`` is ``None`` and a worker is up."""
-        self._work_number += 1
+        self.work_number += 1
         self.work = work
-        self._executor.submit(worker.perform, self._work_number, work)
+        match work:
+            case Unload():
+                self.model = None
+            case Transcribe():
+                self.model = work.options.model
+        self._executor.submit(worker.perform, self.work_number, work)
 
     def stop(self) -> None:
         """Give up the work at hand: politely, and after two seconds not so."""
         if self.work is None:
             return
-        number = self._work_number
+        number = self.work_number
         self._transport.write(number.to_bytes(worker.NUMBER_BYTES, "big"))
         asyncio.get_running_loop().call_later(STOP_GRACE_S, self._insist, number)
 
@@ -131,17 +139,18 @@ class Slot(asyncio.Protocol):
             initializer=worker.start,
             initargs=(theirs, *self._initargs),
         )
-        self._work_number += 1
+        self.work_number += 1
+        self.model = self._first_model
         self.work = Load(self._first_model)
         # In a thread, because the first call starts the process.
-        await asyncio.to_thread(self._executor.submit, worker.perform, self._work_number, self.work)
+        await asyncio.to_thread(self._executor.submit, worker.perform, self.work_number, self.work)
         theirs.close()
 
     async def _bury(self) -> str:
         """Make sure that the process is gone; return how it went."""
         self._transport.abort()  # which tells a worker that still lives to end itself
         process, self._process = self._process, None
-        self.is_warm = False
+        self.is_ready = False
         if process:
             await asyncio.to_thread(process.join, STOP_GRACE_S)
             process.kill()
@@ -149,7 +158,7 @@ class Slot(asyncio.Protocol):
         return _how(process.exitcode if process else None)
 
     def _insist(self, number: int) -> None:
-        if self.work is not None and self._work_number == number and self._process:
+        if self.work is not None and self.work_number == number and self._process:
             log.warning("worker %s does not stop by itself; killing it", self.number)
             self._process.kill()
 
@@ -187,7 +196,7 @@ class Slot(asyncio.Protocol):
         if isinstance(message, Ended):
             self.work = None
             if isinstance(work, Load | Transcribe) and isinstance(message, Done):
-                self.is_warm = True
+                self.is_ready = True
         self._on_message(self, work, message)
 
 

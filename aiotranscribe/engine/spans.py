@@ -55,6 +55,26 @@ class Span(msgspec.Struct, frozen=True):
         """Seconds to transcribe, without what is left out."""
         return sum(end - start for start, end in self.stretches) / SAMPLE_RATE
 
+    def time(self, seconds: float, *, is_end: bool = False) -> float:
+        """Return where in the recording ``seconds`` of the span's sound are, in seconds.
+
+        Args:
+            seconds: From the span's start, not counting what is left out.
+            is_end: Whether something ends there: then a gap that follows is not crossed.
+        """
+        sample = round(seconds * SAMPLE_RATE)
+        for start, end in self.stretches:
+            if sample < end - start or (is_end and sample == end - start):
+                return round((start + max(0, sample)) / SAMPLE_RATE, 3)
+            sample -= end - start
+        return round(self.end, 3)
+
+    def after(self, position: float) -> "Span | None":
+        """Return what remains of the span from ``position`` (seconds of the recording) on."""
+        sample = round(position * SAMPLE_RATE)
+        rest = tuple((max(start, sample), end) for start, end in self.stretches if end > sample)
+        return Span(self.index, rest) if rest else None
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -66,8 +86,11 @@ class Bounds:
     longest: float
 
 
-#: The first spans are short, so that the first words come soon. The last entry holds for the rest.
-LADDER = (Bounds(4, 12), Bounds(15, 45), Bounds(45, 90))
+#: The first span is short, so that the first words come soon. Then, measured: shorter spans cost
+#: words, longer ones more time (and a window of the model ends at 30 s).
+LADDER = (Bounds(4, 12), Bounds(14, 22))
+#: A recording as one span, as the option ``parallel=off`` wants it.
+WHOLE = (Bounds(float("inf"), float("inf")),)
 
 
 class Cutter:
@@ -119,7 +142,7 @@ class Cutter:
 
     def _next(self, *, is_end: bool) -> Span | None:
         bounds = self._ladder[min(self._index, len(self._ladder) - 1)]
-        longest = round(bounds.longest * FRAMES_PER_SECOND)
+        longest = bounds.longest * FRAMES_PER_SECOND
         kept = self._kept(is_end=is_end)
         count = np.cumsum(kept, dtype=np.int64)
         if not len(count) or not count[-1]:
@@ -127,9 +150,9 @@ class Cutter:
             self._drop(len(kept) if is_end else max(0, len(kept) - _PAD_FRAMES))
             return None
         if count[-1] > longest:
-            limit = int(np.searchsorted(count, longest + 1))
+            limit = int(np.searchsorted(count, int(longest) + 1))
             cut = self._cut(count, round(bounds.shortest * FRAMES_PER_SECOND), limit)
-        elif is_end or not kept[-_PAUSE_FRAMES:].any():
+        elif is_end or (self._speech_only and not kept[-_PAUSE_FRAMES:].any()):
             cut = len(kept)
         else:
             return None

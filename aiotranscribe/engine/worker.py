@@ -5,27 +5,36 @@ model is loaded or speech is looked for, never by the server.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from aiotranscribe.engine import audio, messages
-from aiotranscribe.engine.messages import Entered, Load, Message, Prepare, Transcribe, Work
-from aiotranscribe.engine.model import locate
-from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Cutter, Floats
-from aiotranscribe.errors import AiotranscribeError, ModelNotAvailable, Problem
-from aiotranscribe.job import Options, Step
-from aiotranscribe.transcript import Segment, Word
+from aiotranscribe.engine.messages import Entered, Load, Message, Prepare, Transcribe, Unload, Work
+from aiotranscribe.engine.spans import (
+    FRAME_SAMPLES,
+    LADDER,
+    SAMPLE_RATE,
+    WHOLE,
+    Cutter,
+    Floats,
+    Span,
+)
+from aiotranscribe.engine.whisper import Clip, Model, Settings
+from aiotranscribe.errors import AiotranscribeError, Problem
+from aiotranscribe.job import Step
 
 log = logging.getLogger(__name__)
+
+Loader = Callable[[str, Settings], Model]
 
 # Decoded audio is looked at in blocks of this many samples, about eight seconds: a whole
 # number of the VAD's frames, large enough to be cheap, small enough to hear "stop" soon.
@@ -34,116 +43,6 @@ _BLOCK_SAMPLES = 256 * FRAME_SAMPLES
 #: Bytes of the length before each message, and of a number that says which work to stop.
 HEADER_BYTES = 4
 NUMBER_BYTES = 8
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How a worker computes."""
-
-    device: str
-    compute_type: str
-    threads: int
-
-
-class Model(Protocol):
-    """What a worker needs of a speech model. Tests script one."""
-
-    @property
-    def is_multilingual(self) -> bool:
-        """Whether the model knows more than English."""
-
-    def detect_language(self, samples: Floats) -> str:
-        """Return the code of the language spoken in ``samples``."""
-
-    def transcribe(
-        self, samples: Floats, stretches: tuple[tuple[int, int], ...], options: Options
-    ) -> Iterator[Segment]:
-        """Yield segments as they are recognised.
-
-        Args:
-            samples: float32, shape (n,), mono, 16 kHz, in [-1, 1].
-            stretches: Where in the recording the samples come from, in order, in samples;
-                the times of the segments are the recording's.
-            options: With the language filled in.
-        """
-
-
-Loader = Callable[[str, Settings], Model]
-
-
-class Whisper:
-    """A faster-whisper model, decoding exactly as faster-whisper does."""
-
-    def __init__(self, name: str, settings: Settings) -> None:
-        from faster_whisper import WhisperModel  # noqa: PLC0415 - slow, and only in workers
-        from tqdm import tqdm  # noqa: PLC0415
-
-        # Its own lock is a semaphore between processes, which `os._exit` would leave behind.
-        tqdm.set_lock(threading.RLock())
-        path = locate(name)
-        try:
-            self._model = WhisperModel(
-                str(path),
-                device=settings.device,
-                compute_type=_compute_type(settings),
-                cpu_threads=settings.threads,
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelNotAvailable(
-                f"the model {name!r} in {path} cannot be used: {error}"
-            ) from error
-
-    @property
-    def is_multilingual(self) -> bool:
-        """Whether the model knows more than English."""
-        return bool(self._model.model.is_multilingual)
-
-    def detect_language(self, samples: Floats) -> str:
-        """Return the code of the language spoken in the first half minute."""
-        language, _, _ = self._model.detect_language(samples)
-        return str(language)
-
-    def transcribe(
-        self, samples: Floats, stretches: tuple[tuple[int, int], ...], options: Options
-    ) -> Iterator[Segment]:
-        """Yield segments as they are recognised; see :meth:`Model.transcribe`."""
-        from faster_whisper.transcribe import restore_speech_timestamps  # noqa: PLC0415
-
-        segments, _ = self._model.transcribe(samples, **_upstream(options))
-        chunks = [{"start": start, "end": end} for start, end in stretches]
-        last = stretches[-1][1] / SAMPLE_RATE  # the model pads its windows beyond the end
-        for segment in restore_speech_timestamps(segments, chunks, SAMPLE_RATE):
-            words = segment.words and tuple(
-                Word(word.start, word.end, word.word, round(word.probability, 3))
-                for word in segment.words
-            )
-            yield Segment(
-                0, round(segment.start, 3), round(min(segment.end, last), 3), segment.text, words
-            )
-
-
-def _compute_type(settings: Settings) -> str:
-    """Turn ``auto`` into the fastest that keeps the words: int8 on a CPU."""
-    if settings.compute_type != "auto":
-        return settings.compute_type
-    import ctranslate2  # noqa: PLC0415 - slow, and only in workers
-
-    has_gpu = settings.device != "cpu" and ctranslate2.get_cuda_device_count() > 0
-    return "auto" if has_gpu else "int8"
-
-
-def _upstream(options: Options) -> dict[str, Any]:
-    """The arguments of ``WhisperModel.transcribe``; what is left out has its default."""
-    arguments: dict[str, Any] = {
-        "language": options.language,
-        "task": options.task,
-        "beam_size": options.beam_size,
-        "word_timestamps": options.word_timestamps,
-        "initial_prompt": options.initial_prompt,
-        "hotwords": options.hotwords,
-    }
-    if options.temperature is not None:
-        arguments["temperature"] = options.temperature
-    return arguments
 
 
 class _StopWork(Exception):
@@ -188,12 +87,14 @@ class _Worker:
         match work:
             case Load():
                 self._load(work.model)
-                return messages.Done()
+            case Unload():
+                self._model = self._model_name = None
+                gc.collect()
             case Prepare():
                 return messages.Prepared(self._prepare(work))
             case Transcribe():
                 self._transcribe(work)
-                return messages.Done()
+        return messages.Done()
 
     def _listen(self) -> None:
         """Hear which work to stop. The end of the pipe is the end of the server, and ours."""
@@ -217,10 +118,19 @@ class _Worker:
     def _prepare(self, work: Prepare) -> float:
         """Decode to disk, hear where speech is, hand out spans. Returns the seconds decoded."""
         self.tell(Entered(Step.DECODING))
-        cutter = Cutter(speech_only=work.speech_only)
+        options = work.options
+        is_parallel = options.parallel == "on"
+        cutter = Cutter(
+            speech_only=options.vad_filter and is_parallel, ladder=LADDER if is_parallel else WHOLE
+        )
         detector: audio.SpeechDetector | None = None
         total = 0
-        with audio.Recording(Path(work.recording)) as recording, Path(work.pcm).open("wb") as pcm:
+        # Not truncated: when a dead worker's work is done again, others are reading the same.
+        pcm_descriptor = os.open(work.pcm, os.O_WRONLY | os.O_CREAT, 0o600)
+        with (
+            audio.Recording(Path(work.recording)) as recording,
+            os.fdopen(pcm_descriptor, "wb") as pcm,
+        ):
             for block in audio.regroup(recording.blocks(), _BLOCK_SAMPLES):
                 self._check()
                 pcm.write(block.tobytes())
@@ -239,22 +149,27 @@ class _Worker:
 
     def _transcribe(self, work: Transcribe) -> None:
         model = self._load(work.options.model or "")
-        stretches = work.span.stretches
-        samples = np.concatenate(
-            [audio.read_pcm(Path(work.pcm), start, end) for start, end in stretches]
-        )
+        clips = [Clip(span, _sound(Path(work.pcm), span)) for span in work.spans]
         options = work.options
         if options.language is None:
             language = "en"
             if model.is_multilingual:
                 self.tell(Entered(Step.DETECTING_LANGUAGE))
-                language = model.detect_language(samples)
+                language = model.detect_language(clips[0].samples)
             self.tell(messages.LanguageFound(language))
             options = msgspec.structs.replace(options, language=language)
         self.tell(Entered(Step.TRANSCRIBING))
-        for segment in model.transcribe(samples, stretches, options):
+        for span, segment in model.transcribe(clips, options):
             self._check()
-            self.tell(messages.Recognised(segment))
+            if segment is None:
+                self.tell(messages.SpanDone(span.index))
+            else:
+                self.tell(messages.Recognised(span.index, segment))
+
+
+def _sound(pcm: Path, span: Span) -> Floats:
+    """What is to be heard in a span, without its gaps."""
+    return np.concatenate([audio.read_pcm(pcm, start, end) for start, end in span.stretches])
 
 
 # Set once by `start`: the executor gives its calls no other place to keep state in a process.

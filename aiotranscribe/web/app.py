@@ -1,14 +1,17 @@
 """The aiohttp application: every route, and the life of the transcriber behind them."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from aiohttp import web
 
 from aiotranscribe.config import Config
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import jobs, watch
+from aiotranscribe.web import jobs, origins, watch
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
+
+_PAGE = Path(__file__).parent / "static" / "index.html"
 
 
 def create_app(
@@ -25,10 +28,11 @@ def create_app(
         transcriber: One that you have not entered yet, in place of one made from ``config``;
             the application enters and leaves it.
     """
-    app = web.Application(middlewares=[problems])
+    app = web.Application(middlewares=[problems, origins.guard])
     app[TRANSCRIBER] = transcriber or Transcriber(config)
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
+    app.on_response_prepare.append(origins.let_read)
     app.add_routes(
         [
             web.post("/v1/jobs", jobs.submit),
@@ -40,6 +44,7 @@ def create_app(
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
+            web.get("/", page),
         ]
     )
     return app
@@ -58,6 +63,11 @@ async def ready(request: web.Request) -> web.Response:
     if error := transcriber.model_error:
         return problem(503, error.code, error.message)
     return problem(503, "loading_model", "no worker has its model yet; try again in a moment")
+
+
+async def page(request: web.Request) -> web.FileResponse:
+    """``GET /``: a page to try the server with; the same file as ``examples/browser.html``."""
+    return web.FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
 
 
 async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:

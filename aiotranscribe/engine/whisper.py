@@ -1,0 +1,358 @@
+"""faster-whisper, decoding several spans in lock-step.
+
+One window of one recording leaves a core waiting for memory. Several windows together read the
+model's weights once for all of them, and an encoder that sees only as much as there is to hear
+does not compute half a minute of padding. Measured in ``benchmarks/README.md``.
+
+Window by window everything is upstream's: prompt, timestamps, seeking, the checks of the result
+and the climb of temperatures when they fail. Text before the window is not given to the model:
+it costs speed, and cost no words. ``parallel=off`` leaves the whole recording to upstream.
+"""
+
+import dataclasses
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import numpy as np
+
+from aiotranscribe.engine.model import locate
+from aiotranscribe.engine.spans import Floats, Span
+from aiotranscribe.errors import InvalidOption, ModelNotAvailable
+from aiotranscribe.job import Options
+from aiotranscribe.transcript import Segment, Word
+
+if TYPE_CHECKING:
+    from faster_whisper.tokenizer import Tokenizer
+    from faster_whisper.transcribe import TranscriptionOptions
+
+# The encoder hears this much padding after the speech, in frames of 10 ms, and its input's
+# length is a multiple of this. Trained on half a minute of anything, it does well with less.
+_PADDING, _STEP = 200, 100
+# Less than this after the last timestamp is the rest of a pause, not of a sentence.
+_REST = 30
+# faster-whisper's own thresholds and temperatures.
+_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_MOST_COMPRESSED, _LEAST_LOGPROB, _NO_SPEECH = 2.4, -1.0, 0.6
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How a worker computes."""
+
+    device: str
+    compute_type: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A span and its sound: float32, shape (n,), mono, 16 kHz, in [-1, 1], without its gaps."""
+
+    span: Span
+    samples: Floats
+
+
+class Model(Protocol):
+    """What a worker needs of a speech model. Tests script one."""
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether the model knows more than English."""
+
+    def detect_language(self, samples: Floats) -> str:
+        """Return the code of the language spoken in ``samples``."""
+
+    def transcribe(
+        self, clips: Sequence[Clip], options: Options
+    ) -> Iterator[tuple[Span, Segment | None]]:
+        """Yield each span's segments in order, as they are recognised, then ``None`` for it.
+
+        Args:
+            clips: Spans of one recording; the segments' times are the recording's.
+            options: With the language filled in.
+        """
+
+
+@dataclass(slots=True)
+class _Window:
+    """Where the decoding of one clip is."""
+
+    clip: Clip
+    #: Log-mel spectrogram, float32, shape (mels, frames of 10 ms).
+    features: Floats
+    seek: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames in all; upstream's extractor adds one of padding."""
+        return len(self.features[0]) - 1
+
+
+class Whisper:
+    """A faster-whisper model.
+
+    Raises:
+        ModelNotAvailable: it cannot be had or cannot be loaded.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        from faster_whisper import WhisperModel  # noqa: PLC0415 - slow, and only in workers
+        from tqdm import tqdm  # noqa: PLC0415
+
+        # Its own lock is a semaphore between processes, which `os._exit` would leave behind.
+        tqdm.set_lock(threading.RLock())
+        path = locate(name)
+        try:
+            self._model = WhisperModel(
+                str(path),
+                device=settings.device,
+                compute_type=_compute_type(settings),
+                cpu_threads=settings.threads,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            text = f"the model {name!r} in {path} cannot be used: {error}"
+            raise ModelNotAvailable(text) from error
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether the model knows more than English."""
+        return bool(self._model.model.is_multilingual)
+
+    def detect_language(self, samples: Floats) -> str:
+        """Return the code of the language spoken in the first half minute."""
+        language, _, _ = self._model.detect_language(samples)
+        return str(language)
+
+    def transcribe(
+        self, clips: Sequence[Clip], options: Options
+    ) -> Iterator[tuple[Span, Segment | None]]:
+        """Yield segments as they are recognised; see :meth:`Model.transcribe`."""
+        if not self.is_multilingual and (options.task == "translate" or options.language != "en"):
+            raise InvalidOption("language, task: this model only understands English")
+        if options.parallel == "off":
+            yield from self._as_upstream(clips, options)
+            return
+        tokenizer, settings = self._settings(options)
+        windows = [_Window(clip, self._model.feature_extractor(clip.samples)) for clip in clips]
+        while windows:
+            results = self._decode(windows, tokenizer, settings)
+            for window, (encoded, result) in zip(windows, results, strict=True):
+                for segment in self._cut(window, encoded, result, tokenizer, settings):
+                    yield window.clip.span, segment
+                if window.seek >= window.frames - _REST:
+                    yield window.clip.span, None
+            windows = [window for window in windows if window.seek < window.frames - _REST]
+
+    def _decode(
+        self, windows: Sequence[_Window], tokenizer: "Tokenizer", settings: "TranscriptionOptions"
+    ) -> list[tuple[Any, "_Result"]]:
+        """Decode the next window of every clip in one batch; repeat alone those that look wrong.
+
+        Returns:
+            For each window what the encoder made of it, and the result.
+        """
+        limit = self._model.feature_extractor.nb_max_frames
+        longest = max(window.frames - window.seek for window in windows)
+        length = min(limit, -(-(longest + _PADDING) // _STEP) * _STEP)
+        encoded = [self._encode(window, length) for window in windows]
+        prompt = self._model.get_prompt(
+            tokenizer,
+            tokenizer.encode(" " + settings.initial_prompt.strip())
+            if settings.initial_prompt
+            else [],
+            hotwords=settings.hotwords,
+        )
+        first = settings.temperatures[0]
+        generated = self._model.model.generate(
+            _together(encoded),
+            [prompt] * len(windows),
+            beam_size=settings.beam_size if first == 0 else 1,
+            num_hypotheses=1 if first == 0 else settings.best_of,
+            sampling_topk=1 if first == 0 else 0,
+            sampling_temperature=first or 1.0,
+            max_length=self._model.max_length,
+            return_scores=True,
+            return_no_speech_prob=True,
+            suppress_blank=settings.suppress_blank,
+            suppress_tokens=settings.suppress_tokens,
+            max_initial_timestamp_index=round(settings.max_initial_timestamp / 0.02),
+        )
+        results = []
+        for window, output, result in zip(windows, encoded, generated, strict=True):
+            checked = _Result.of(result, tokenizer)
+            if checked.looks_wrong and len(settings.temperatures) > 1:
+                output = self._encode(window, limit)  # all that the model was trained on
+                again, logprob, _, compression = self._model.generate_with_fallback(
+                    output, prompt, tokenizer, settings
+                )
+                checked = _Result(
+                    again.sequences_ids[0], logprob, compression, again.no_speech_prob
+                )
+            results.append((output, checked))
+        return results
+
+    def _encode(self, window: _Window, length: int) -> Any:
+        from faster_whisper.audio import pad_or_trim  # noqa: PLC0415
+
+        end = min(window.seek + length, window.frames)
+        return self._model.encode(pad_or_trim(window.features[:, window.seek : end], length))
+
+    def _cut(
+        self,
+        window: _Window,
+        encoded: Any,
+        result: "_Result",
+        tokenizer: "Tokenizer",
+        settings: "TranscriptionOptions",
+    ) -> Iterator[Segment]:
+        """Turn a window's tokens into segments, and move the window to where they end."""
+        seek = window.seek
+        size = min(self._model.feature_extractor.nb_max_frames, window.frames - seek)
+        if result.is_silence:
+            window.seek += size
+            return
+        rows, window.seek, _ = self._model._split_segments_by_timestamps(
+            tokenizer=tokenizer,
+            tokens=result.tokens,
+            time_offset=seek / 100,
+            segment_size=size,
+            segment_duration=size / 100,
+            seek=seek,
+        )
+        if window.seek <= seek:  # a timestamp of 0 would bring us here again for ever
+            window.seek = seek + size
+        if settings.word_timestamps:
+            self._model.add_word_timestamps(
+                [rows],
+                tokenizer,
+                encoded,
+                size,
+                settings.prepend_punctuations,
+                settings.append_punctuations,
+                last_speech_timestamp=seek / 100,
+            )
+        for row in rows:
+            text = tokenizer.decode(row["tokens"])
+            if row["start"] != row["end"] and text.strip():
+                yield _segment(row["start"], row["end"], text, row.get("words"), window.clip.span)
+
+    def _as_upstream(
+        self, clips: Sequence[Clip], options: Options
+    ) -> Iterator[tuple[Span, Segment | None]]:
+        """Leave everything to upstream, clip by clip."""
+        for clip in clips:
+            segments, _ = self._model.transcribe(
+                clip.samples, vad_filter=options.vad_filter, **_upstream(options)
+            )
+            for row in segments:
+                words = row.words and [dataclasses.asdict(word) for word in row.words]
+                yield clip.span, _segment(row.start, row.end, row.text, words, clip.span)
+            yield clip.span, None
+
+    def _settings(self, options: Options) -> tuple["Tokenizer", "TranscriptionOptions"]:
+        """What upstream's own functions want to know: its defaults, but for what is asked."""
+        from faster_whisper.tokenizer import Tokenizer  # noqa: PLC0415
+        from faster_whisper.transcribe import (  # noqa: PLC0415
+            TranscriptionOptions,
+            WhisperModel,
+            get_suppressed_tokens,
+        )
+
+        tokenizer = Tokenizer(
+            self._model.hf_tokenizer,
+            self.is_multilingual,
+            task=options.task,
+            language=options.language,
+        )
+        given = _upstream(options)
+        parameters = inspect.signature(WhisperModel.transcribe).parameters.values()
+        values = {parameter.name: parameter.default for parameter in parameters} | given
+        values["temperatures"] = given.get("temperature", _TEMPERATURES)
+        values["suppress_tokens"] = get_suppressed_tokens(tokenizer, [-1])
+        fields = TranscriptionOptions.__dataclass_fields__
+        return tokenizer, TranscriptionOptions(**{name: values[name] for name in fields})
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What the model made of one window, and upstream's measures of how good it is."""
+
+    tokens: list[int]
+    logprob: float
+    compression: float
+    no_speech: float
+
+    @classmethod
+    def of(cls, result: Any, tokenizer: "Tokenizer") -> "_Result":
+        from faster_whisper.transcribe import get_compression_ratio  # noqa: PLC0415
+
+        tokens = result.sequences_ids[0]
+        logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        compression = get_compression_ratio(tokenizer.decode(tokens).strip())
+        return cls(tokens, logprob, compression, result.no_speech_prob)
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether nobody speaks here."""
+        return self.no_speech > _NO_SPEECH and self.logprob < _LEAST_LOGPROB
+
+    @property
+    def looks_wrong(self) -> bool:
+        """Whether it repeats itself, or the model itself does not believe it."""
+        is_doubtful = self.compression > _MOST_COMPRESSED or self.logprob < _LEAST_LOGPROB
+        return is_doubtful and not self.is_silence
+
+
+def _together(encoded: Sequence[Any]) -> Any:
+    """Join the encoder's outputs of several windows. Encoding them at once is slower."""
+    if len(encoded) == 1:
+        return encoded[0]
+    import ctranslate2  # noqa: PLC0415 - slow, and only in workers
+
+    return ctranslate2.StorageView.from_array(np.concatenate([np.array(one) for one in encoded]))
+
+
+def _segment(
+    start: float, end: float, text: str, words: Sequence[dict[str, Any]] | None, span: Span
+) -> Segment:
+    """A segment with times of the recording, from times of the span's sound."""
+    timed = tuple(
+        Word(
+            span.time(word["start"]),
+            span.time(word["end"], is_end=True),
+            word["word"],
+            round(float(word["probability"]), 3),
+        )
+        for word in words or ()
+    )
+    return Segment(0, span.time(start), span.time(end, is_end=True), text, timed or None)
+
+
+def _upstream(options: Options) -> dict[str, Any]:
+    """The arguments of upstream's ``transcribe``; what is left out has its default."""
+    arguments: dict[str, Any] = {
+        "language": options.language,
+        "task": options.task,
+        "beam_size": options.beam_size,
+        "word_timestamps": options.word_timestamps,
+        "initial_prompt": options.initial_prompt,
+        "hotwords": options.hotwords,
+    }
+    if options.temperature is not None:
+        arguments["temperature"] = [options.temperature]
+    if options.condition_on_previous_text is not None:
+        arguments["condition_on_previous_text"] = options.condition_on_previous_text
+    return arguments
+
+
+def _compute_type(settings: Settings) -> str:
+    """Turn ``auto`` into the fastest that keeps the words: int8 on a CPU."""
+    if settings.compute_type != "auto":
+        return settings.compute_type
+    import ctranslate2  # noqa: PLC0415 - slow, and only in workers
+
+    has_gpu = settings.device != "cpu" and ctranslate2.get_cuda_device_count() > 0
+    return "auto" if has_gpu else "int8"

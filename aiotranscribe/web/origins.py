@@ -1,0 +1,89 @@
+"""Which web pages may use the server.
+
+Any page of any site can make a browser send requests here; it is merely kept from reading
+the answers, and with a socket not even that (RFC 6455, section 10.2). But the browser says, in
+``Origin``, whose page it is. Programs that are no browser send none, and are not meant here.
+"""
+
+import ipaddress
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from yarl import URL
+
+from aiotranscribe.web.errors import problem
+
+_PREFLIGHT = {
+    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Content-Type",
+    hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+}
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse pages of other sites; answer the preflight requests of those that are welcome."""
+    if _is_rebound(request):
+        return problem(403, "host_refused", f"this server is not {request.host}; use localhost")
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is None or _is_same(origin, request):
+        return await handler(request)
+    if not _is_neighbour(origin, request):
+        return problem(403, "origin_refused", f"pages from {origin!r} may not use this server")
+    if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+        return web.Response(status=204, headers=_PREFLIGHT)
+    return await handler(request)
+
+
+async def let_read(request: web.Request, response: web.StreamResponse) -> None:
+    """Let a welcome page read the answer (signal ``on_response_prepare``)."""
+    response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+    origin = request.headers.get(hdrs.ORIGIN, "")
+    if _is_neighbour(origin, request):
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = hdrs.LOCATION
+
+
+def _is_same(origin: str, request: web.Request) -> bool:
+    """Whether the page is of this very server. A proxy may have changed the scheme."""
+    return origin.partition("://")[2].lower() == request.host.lower()
+
+
+def _is_neighbour(origin: str, request: web.Request) -> bool:
+    """Whether page and server are both on the reader's own machine.
+
+    The origin ``null`` is not: a page opened from disk has it, but so has any site's page in a
+    sandboxed frame, and nothing tells them apart.
+    """
+    ours = _parse(f"http://{request.host}")
+    theirs = _parse(origin)
+    return theirs.scheme in {"http", "https"} and _is_loopback(ours) and _is_loopback(theirs)
+
+
+def _is_rebound(request: web.Request) -> bool:
+    """Whether a site has given its own name our loopback address, to pass for us (DNS rebinding).
+
+    Its page then calls us by that name and at our port. A proxy in front of us may call us by
+    any name too, but its visitors come to its port.
+    """
+    address = request.get_extra_info("sockname")
+    if not isinstance(address, tuple):  # a Unix socket, which no browser can reach
+        return False
+    called = _parse(f"http://{request.host}")
+    ours = URL.build(scheme="http", host=address[0], port=address[1])
+    return _is_loopback(ours) and not _is_loopback(called) and called.port == ours.port
+
+
+def _is_loopback(url: URL) -> bool:
+    host = url.host or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+
+
+def _parse(text: str) -> URL:
+    try:
+        return URL(text)
+    except ValueError:
+        return URL()
