@@ -33,7 +33,8 @@ _URL = click.option(
     envvar="AIOTRANSCRIBE_URL",
     help="Where the server is.",
 )
-_SHUTDOWN_S = 3.0
+# aiohttp waits this long for requests to end, and as long again for those that it has cancelled.
+_SHUTDOWN_S = 1.5
 FC = TypeVar("FC", bound=Callable[..., Any])
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from aiotranscribe.engine.spans import SAMPLE_RATE, Span
+from aiotranscribe.engine.spans import Span
 from aiotranscribe.exports import clock
 from aiotranscribe.job import Job, Status, Step
 
@@ -28,15 +28,9 @@ class Meter:
         """Note a span."""
         self.lengths.append(span.length)
 
-    def at(self, span: Span, position: float) -> None:
-        """Note that ``span`` is transcribed up to ``position``, in the recording's seconds."""
-        sought = position * SAMPLE_RATE
-        kept = sum(max(0.0, min(end, sought) - start) for start, end in span.stretches)
-        self.reached[span.index] = max(kept / SAMPLE_RATE, self.reached.get(span.index, 0.0))
-
-    def finished(self, span: Span) -> None:
-        """Note that ``span`` is done."""
-        self.reached[span.index] = span.length
+    def at(self, span: Span, seek: int) -> None:
+        """Note that ``span`` is transcribed up to frame ``seek`` of 10 ms."""
+        self.reached[span.index] = min(seek / 100, span.length)
 
     @property
     def transcribed(self) -> float:

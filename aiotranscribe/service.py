@@ -72,8 +72,8 @@ class _Entry:
         self.done: set[int] = set()
         #: Spans that wait until the first one has found the language.
         self.held: list[Span] = []
-        #: How far a span's text reaches, in seconds.
-        self.reached: dict[int, float] = {}
+        #: How much of a span is decoded, in frames of 10 ms.
+        self.seeks: dict[int, int] = {}
         #: How many workers died with a span, or (None) with the recording's decoding.
         self.deaths: Counter[int | None] = Counter()
 
@@ -408,12 +408,14 @@ class Transcriber:
                 held, entry.held = entry.held, []
                 for span in held:
                     self._offer(entry, span)
-            case messages.Recognised(index, segment):
-                entry.draft.add(index, segment)
-                entry.reached[index] = segment.end
-                entry.meter.at(entry.spans[index], segment.end)
-            case messages.SpanDone(index):
-                self._finish_span(entry, index)
+            case messages.Recognised(index, segments, seek, is_done):
+                for segment in segments:
+                    entry.draft.add(index, segment)
+                entry.seeks[index] = seek
+                entry.meter.at(entry.spans[index], seek)
+                if is_done:
+                    entry.done.add(index)
+                    entry.draft.finish(index)
             case messages.Prepared(duration):
                 self._set(entry, job.prepare(duration))
             case messages.Failed(error):
@@ -439,11 +441,6 @@ class Transcriber:
             is_alone=is_again,
             is_first=is_again,
         )
-
-    def _finish_span(self, entry: _Entry, index: int) -> None:
-        entry.done.add(index)
-        entry.draft.finish(index)
-        entry.meter.finished(entry.spans[index])
 
     def _retry(self, entry: _Entry, work: Prepare | Transcribe, error: Problem) -> None:
         """Do again what a dead worker had not done; give up what has killed too many.
@@ -474,10 +471,8 @@ class Transcriber:
         if isinstance(work, Prepare):
             self._scheduler.push(entry.job.id, work, _PREPARE_COST_S)
         for span in reversed(open_spans):
-            if rest := span.after(entry.reached.get(span.index, 0.0)):
-                self._offer(entry, rest, is_again=True)
-            else:
-                self._finish_span(entry, span.index)
+            seek = entry.seeks.get(span.index, 0)
+            self._offer(entry, msgspec.structs.replace(span, seek=seek), is_again=True)
 
     # -- after every batch ---------------------------------------------------------------
 

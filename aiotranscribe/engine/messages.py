@@ -76,16 +76,16 @@ class LanguageFound(msgspec.Struct, frozen=True, tag=True):
 
 
 class Recognised(msgspec.Struct, frozen=True, tag=True):
-    """A span has one more segment; the segment's ``id`` means nothing yet."""
+    """A window of a span is decoded. What a window says comes whole or not at all."""
 
+    #: The span's index.
     span: int
-    segment: Segment
-
-
-class SpanDone(msgspec.Struct, frozen=True, tag=True):
-    """A span has no more segments."""
-
-    span: int
+    #: Their ``id`` means nothing yet.
+    segments: tuple[Segment, ...]
+    #: How much of the span is decoded now, in frames of 10 ms.
+    seek: int
+    #: Whether that is all of it.
+    is_done: bool
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -115,7 +115,7 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 Ended = Done | Prepared | Stopped | Failed | Died
-Message = Hello | Entered | Decoded | SpanFound | LanguageFound | Recognised | SpanDone | Ended
+Message = Hello | Entered | Decoded | SpanFound | LanguageFound | Recognised | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -39,6 +39,8 @@ class Span(msgspec.Struct, frozen=True):
     #: The stretches to transcribe, ``(first sample, end)`` in samples of 16 kHz, in order.
     #: With ``vad_filter=False`` there is one, and it is the whole span.
     stretches: tuple[tuple[int, int], ...]
+    #: How much of it is transcribed already, in frames of 10 ms, not counting gaps.
+    seek: int = 0
 
     @property
     def start(self) -> float:
@@ -68,12 +70,6 @@ class Span(msgspec.Struct, frozen=True):
                 return round((start + max(0, sample)) / SAMPLE_RATE, 3)
             sample -= end - start
         return round(self.end, 3)
-
-    def after(self, position: float) -> "Span | None":
-        """Return what remains of the span from ``position`` (seconds of the recording) on."""
-        sample = round(position * SAMPLE_RATE)
-        rest = tuple((max(start, sample), end) for start, end in self.stretches if end > sample)
-        return Span(self.index, rest) if rest else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import numpy as np
 
+from aiotranscribe.engine.messages import Recognised
 from aiotranscribe.engine.model import locate
 from aiotranscribe.engine.spans import Floats, Span
 from aiotranscribe.errors import InvalidOption, ModelNotAvailable
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
     from faster_whisper.transcribe import TranscriptionOptions
 
-# The encoder hears this much padding after the speech, in frames of 10 ms, and its input's
-# length is a multiple of this. Trained on half a minute of anything, it does well with less.
-_PADDING, _STEP = 200, 100
+# The encoder hears the speech and this much padding, in frames of 10 ms, rounded up to one of these
+# lengths; trained on half a minute of anything, it does well with less. The length depends on the
+# window alone, not on the company it is decoded in, so that doing work again gives the same words.
+_PADDING, _LENGTHS = 200, (800, 1600, 2400, 3000)
 # Less than this after the last timestamp is the rest of a pause, not of a sentence.
 _REST = 30
 # faster-whisper's own thresholds and temperatures.
@@ -65,13 +67,12 @@ class Model(Protocol):
     def detect_language(self, samples: Floats) -> str:
         """Return the code of the language spoken in ``samples``."""
 
-    def transcribe(
-        self, clips: Sequence[Clip], options: Options
-    ) -> Iterator[tuple[Span, Segment | None]]:
-        """Yield each span's segments in order, as they are recognised, then ``None`` for it.
+    def transcribe(self, clips: Sequence[Clip], options: Options) -> Iterator[Recognised]:
+        """Yield what is recognised, window by window, each span's in order.
 
         Args:
-            clips: Spans of one recording; the segments' times are the recording's.
+            clips: Spans of one recording, each to be decoded from its ``seek`` on. The times of
+                the segments are the recording's.
             options: With the language filled in.
         """
 
@@ -80,15 +81,21 @@ class Model(Protocol):
 class _Window:
     """Where the decoding of one clip is."""
 
-    clip: Clip
+    span: Span
     #: Log-mel spectrogram, float32, shape (mels, frames of 10 ms).
     features: Floats
-    seek: int = 0
+    #: The first frame that is not decoded yet.
+    seek: int
 
     @property
     def frames(self) -> int:
         """Frames in all; upstream's extractor adds one of padding."""
         return len(self.features[0]) - 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left that could be speech."""
+        return self.seek >= self.frames - _REST
 
 
 class Whisper:
@@ -126,73 +133,93 @@ class Whisper:
         language, _, _ = self._model.detect_language(samples)
         return str(language)
 
-    def transcribe(
-        self, clips: Sequence[Clip], options: Options
-    ) -> Iterator[tuple[Span, Segment | None]]:
-        """Yield segments as they are recognised; see :meth:`Model.transcribe`."""
+    def transcribe(self, clips: Sequence[Clip], options: Options) -> Iterator[Recognised]:
+        """Yield what is recognised, window by window; see :meth:`Model.transcribe`."""
         if not self.is_multilingual and (options.task == "translate" or options.language != "en"):
             raise InvalidOption("language, task: this model only understands English")
         if options.parallel == "off":
             yield from self._as_upstream(clips, options)
             return
         tokenizer, settings = self._settings(options)
-        windows = [_Window(clip, self._model.feature_extractor(clip.samples)) for clip in clips]
+        extract = self._model.feature_extractor
+        windows = [_Window(clip.span, extract(clip.samples), clip.span.seek) for clip in clips]
         while windows:
-            results = self._decode(windows, tokenizer, settings)
-            for window, (encoded, result) in zip(windows, results, strict=True):
-                for segment in self._cut(window, encoded, result, tokenizer, settings):
-                    yield window.clip.span, segment
-                if window.seek >= window.frames - _REST:
-                    yield window.clip.span, None
-            windows = [window for window in windows if window.seek < window.frames - _REST]
+            for window, encoded, result in self._decode(windows, tokenizer, settings):
+                segments = tuple(self._cut(window, encoded, result, tokenizer, settings))
+                yield Recognised(window.span.index, segments, window.seek, window.is_done)
+            windows = [window for window in windows if not window.is_done]
 
     def _decode(
         self, windows: Sequence[_Window], tokenizer: "Tokenizer", settings: "TranscriptionOptions"
-    ) -> list[tuple[Any, "_Result"]]:
-        """Decode the next window of every clip in one batch; repeat alone those that look wrong.
+    ) -> Iterator[tuple[_Window, Any, "_Result"]]:
+        """Decode the next window of every span; those of one length together.
 
-        Returns:
-            For each window what the encoder made of it, and the result.
+        Yields:
+            For each what the encoder made of it, and the result.
         """
-        limit = self._model.feature_extractor.nb_max_frames
-        longest = max(window.frames - window.seek for window in windows)
-        length = min(limit, -(-(longest + _PADDING) // _STEP) * _STEP)
-        encoded = [self._encode(window, length) for window in windows]
-        prompt = self._model.get_prompt(
-            tokenizer,
-            tokenizer.encode(" " + settings.initial_prompt.strip())
-            if settings.initial_prompt
-            else [],
-            hotwords=settings.hotwords,
+        by_length: dict[int, list[_Window]] = {}
+        for window in windows:
+            needed = window.frames - window.seek + _PADDING
+            length = next((length for length in _LENGTHS if length >= needed), _LENGTHS[-1])
+            by_length.setdefault(length, []).append(window)
+        prompt = self._prompt(tokenizer, settings)
+        for length, together in by_length.items():
+            outputs = [self._encode(window, length) for window in together]
+            generated = self._generate(outputs, prompt, settings)
+            for window, output, rough in zip(together, outputs, generated, strict=True):
+                result = _Result.of(rough, tokenizer)
+                if result.looks_wrong:
+                    yield window, *self._decode_again(window, prompt, tokenizer, settings)
+                else:
+                    yield window, output, result
+
+    def _decode_again(
+        self,
+        window: _Window,
+        prompt: list[int],
+        tokenizer: "Tokenizer",
+        settings: "TranscriptionOptions",
+    ) -> tuple[Any, "_Result"]:
+        """Decode a window as upstream does: half a minute of input, rising temperatures."""
+        output = self._encode(window, _LENGTHS[-1])
+        result, logprob, _, compression = self._model.generate_with_fallback(
+            output, prompt, tokenizer, settings
         )
+        tokens = result.sequences_ids[0]
+        return output, _Result(tokens, logprob, compression, result.no_speech_prob)
+
+    def _generate(
+        self, outputs: Sequence[Any], prompt: list[int], settings: "TranscriptionOptions"
+    ) -> Sequence[Any]:
         first = settings.temperatures[0]
-        generated = self._model.model.generate(
-            _together(encoded),
-            [prompt] * len(windows),
-            beam_size=settings.beam_size if first == 0 else 1,
-            num_hypotheses=1 if first == 0 else settings.best_of,
-            sampling_topk=1 if first == 0 else 0,
-            sampling_temperature=first or 1.0,
+        search = {"beam_size": settings.beam_size, "patience": settings.patience}
+        sample = {
+            "beam_size": 1,
+            "num_hypotheses": settings.best_of,
+            "sampling_topk": 0,
+            "sampling_temperature": first,
+        }
+        results: Sequence[Any] = self._model.model.generate(
+            _together(outputs),
+            [prompt] * len(outputs),
             max_length=self._model.max_length,
             return_scores=True,
             return_no_speech_prob=True,
             suppress_blank=settings.suppress_blank,
             suppress_tokens=settings.suppress_tokens,
-            max_initial_timestamp_index=round(settings.max_initial_timestamp / 0.02),
+            max_initial_timestamp_index=round(
+                settings.max_initial_timestamp / self._model.time_precision
+            ),
+            **(sample if first else search),
         )
-        results = []
-        for window, output, result in zip(windows, encoded, generated, strict=True):
-            checked = _Result.of(result, tokenizer)
-            if checked.looks_wrong and len(settings.temperatures) > 1:
-                output = self._encode(window, limit)  # all that the model was trained on
-                again, logprob, _, compression = self._model.generate_with_fallback(
-                    output, prompt, tokenizer, settings
-                )
-                checked = _Result(
-                    again.sequences_ids[0], logprob, compression, again.no_speech_prob
-                )
-            results.append((output, checked))
         return results
+
+    def _prompt(self, tokenizer: "Tokenizer", settings: "TranscriptionOptions") -> list[int]:
+        """The same for every window, so that they can be decoded together."""
+        before = settings.initial_prompt
+        tokens = tokenizer.encode(f" {before.strip()}") if isinstance(before, str) else []
+        prompt: list[int] = self._model.get_prompt(tokenizer, tokens, hotwords=settings.hotwords)
+        return prompt
 
     def _encode(self, window: _Window, length: int) -> Any:
         from faster_whisper.audio import pad_or_trim  # noqa: PLC0415
@@ -237,20 +264,22 @@ class Whisper:
         for row in rows:
             text = tokenizer.decode(row["tokens"])
             if row["start"] != row["end"] and text.strip():
-                yield _segment(row["start"], row["end"], text, row.get("words"), window.clip.span)
+                yield _segment(row["start"], row["end"], text, row.get("words"), window.span)
 
-    def _as_upstream(
-        self, clips: Sequence[Clip], options: Options
-    ) -> Iterator[tuple[Span, Segment | None]]:
-        """Leave everything to upstream, clip by clip."""
+    def _as_upstream(self, clips: Sequence[Clip], options: Options) -> Iterator[Recognised]:
+        """Leave everything to upstream, span by span."""
         for clip in clips:
+            span, arguments = clip.span, _upstream(options)
+            if span.seek:  # going on after a dead worker
+                arguments["clip_timestamps"] = [span.seek / 100]
             segments, _ = self._model.transcribe(
-                clip.samples, vad_filter=options.vad_filter, **_upstream(options)
+                clip.samples, vad_filter=options.vad_filter, **arguments
             )
             for row in segments:
                 words = row.words and [dataclasses.asdict(word) for word in row.words]
-                yield clip.span, _segment(row.start, row.end, row.text, words, clip.span)
-            yield clip.span, None
+                segment = _segment(row.start, row.end, row.text, words, span)
+                yield Recognised(span.index, (segment,), round(row.end * 100), is_done=False)
+            yield Recognised(span.index, (), round(span.length * 100), is_done=True)
 
     def _settings(self, options: Options) -> tuple["Tokenizer", "TranscriptionOptions"]:
         """What upstream's own functions want to know: its defaults, but for what is asked."""

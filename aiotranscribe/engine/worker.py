@@ -159,12 +159,9 @@ class _Worker:
             self.tell(messages.LanguageFound(language))
             options = msgspec.structs.replace(options, language=language)
         self.tell(Entered(Step.TRANSCRIBING))
-        for span, segment in model.transcribe(clips, options):
+        for recognised in model.transcribe(clips, options):
             self._check()
-            if segment is None:
-                self.tell(messages.SpanDone(span.index))
-            else:
-                self.tell(messages.Recognised(span.index, segment))
+            self.tell(recognised)
 
 
 def _sound(pcm: Path, span: Span) -> Floats:

@@ -1,5 +1,6 @@
 """The aiohttp application: every route, and the life of the transcriber behind them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def create_app(
     """
     app = web.Application(middlewares=[problems, origins.guard])
     app[TRANSCRIBER] = transcriber or Transcriber(config)
+    app[watch.WRITING] = set()
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
     app.on_response_prepare.append(origins.let_read)
@@ -76,5 +78,6 @@ async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _end_sockets(app: web.Application) -> None:
-    """Let every socket say goodbye; each has its own short deadline, all at the same time."""
+    """Let every socket say goodbye, all at the same time, under one short deadline."""
     app[TRANSCRIBER].dismiss()
+    asyncio.get_running_loop().call_later(watch.GOODBYE_S, watch.abort_stuck, app)

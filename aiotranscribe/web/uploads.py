@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
 from aiotranscribe.errors import InvalidOption, InvalidRequest, UnsupportedBody
@@ -12,6 +13,8 @@ from aiotranscribe.spool import Arrival
 _PIECE_BYTES = 1 << 20
 # Prompts are limited to 2,000 characters of at most 4 bytes.
 _LONGEST_FIELD_BYTES = 8 << 10
+# aiohttp's ways to say that a form is malformed.
+_MALFORMED = (ValueError, AssertionError, LookupError, HttpProcessingError)
 
 #: The form field, and the query's name, that are not options.
 FILE, FILENAME = "file", "filename"
@@ -74,7 +77,7 @@ async def _read_form(request: web.Request, upload: Upload, arrival: Arrival) -> 
             upload.options()
             has_file, upload.name = True, part.filename or upload.name
             await _copy(part, arrival)
-    except (ValueError, AssertionError, LookupError) as error:  # aiohttp's ways to say malformed
+    except _MALFORMED as error:
         raise InvalidRequest(f"the multipart body is malformed: {error}") from error
     if not has_file:
         raise InvalidRequest("the form has no field named 'file' with the recording")

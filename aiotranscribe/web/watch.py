@@ -12,6 +12,9 @@ from aiotranscribe.web.jobs import TRANSCRIBER
 
 log = logging.getLogger(__name__)
 
+#: Connections that are being written to right now.
+WRITING = web.AppKey("writing", set[asyncio.Transport])
+
 #: A peer that takes nothing for this long is gone, whatever TCP believes.
 STALLED_S = 20.0
 #: How long a socket may take to say goodbye; every stuck one together, when the server stops.
@@ -35,9 +38,17 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     try:
         await socket.prepare(request)
         listener = asyncio.create_task(_listen(socket, subscription), name=f"listen-{job_id}")
-        with contextlib.suppress(ConnectionError):
-            await _send(request, socket, subscription)
-        await listener
+        try:
+            with contextlib.suppress(ConnectionError):
+                await _send(request, socket, subscription)
+        finally:
+            # While something receives, aiohttp's close does not wait for the peer's close frame
+            # (RFC 6455, section 7.1.1), and a peer that finds the connection cut calls it 1006.
+            listener.cancel()
+            await asyncio.wait([listener])
+        code = WSCloseCode.OK if subscription.is_finished else WSCloseCode.GOING_AWAY
+        async with _deadline(request, GOODBYE_S):
+            await socket.close(code=code)
     finally:
         subscription.close()
     return socket
@@ -46,13 +57,10 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
 async def _send(
     request: web.Request, socket: web.WebSocketResponse, subscription: Subscription
 ) -> None:
-    """Send every frame, then close. Ends with ConnectionError when the peer is gone."""
+    """Send every frame. Ends with ConnectionError when the peer is gone."""
     async for frame in subscription:
         async with _deadline(request, STALLED_S):
             await socket.send_frame(subscription.encode(frame), WSMsgType.TEXT)
-    code = WSCloseCode.OK if subscription.is_finished else WSCloseCode.GOING_AWAY
-    async with _deadline(request, GOODBYE_S):
-        await socket.close(code=code)
 
 
 async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> None:
@@ -70,9 +78,19 @@ async def _deadline(request: web.Request, limit_s: float) -> AsyncIterator[None]
     makes every later send and close fail. Aborting makes the send itself fail.
     """
     transport = request.transport
-    abort = transport.abort if transport else lambda: None
-    timer = asyncio.get_running_loop().call_later(limit_s, abort)
+    if transport is None:
+        raise ConnectionResetError
+    timer = asyncio.get_running_loop().call_later(limit_s, transport.abort)
+    writing = request.app[WRITING]
+    writing.add(transport)
     try:
         yield
     finally:
         timer.cancel()
+        writing.discard(transport)
+
+
+def abort_stuck(app: web.Application) -> None:
+    """Cut the connections whose peers do not read: called when the server has no time left."""
+    for transport in app[WRITING]:
+        transport.abort()

@@ -1,0 +1,142 @@
+"""The real model: decoding spans together changes speed, not words."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aiotranscribe import Options
+from aiotranscribe.engine import audio
+from aiotranscribe.engine.messages import Recognised
+from aiotranscribe.engine.model import locate
+from aiotranscribe.engine.spans import SAMPLE_RATE, Bounds, Cutter, Floats, Span
+from aiotranscribe.engine.whisper import Clip, Settings, Whisper
+from aiotranscribe.errors import InvalidOption
+from tests.conftest import SAMPLE
+
+ENGLISH = Options(language="en")
+
+
+@pytest.fixture(scope="module")
+def model() -> Whisper:
+    """The embedded model, on one thread."""
+    return Whisper("tiny.en", Settings("cpu", "int8", 1))
+
+
+@pytest.fixture(scope="module")
+def speech() -> Floats:
+    """The sample that ships with the project."""
+    with audio.Recording(SAMPLE) as recording:
+        return audio.to_float(np.concatenate(list(recording.blocks())))
+
+
+@pytest.fixture(scope="module")
+def clips(speech: Floats) -> list[Clip]:
+    """The sample, cut into spans of a few seconds."""
+    padded = np.pad(speech, (0, -len(speech) % 512))
+    cutter = Cutter(speech_only=True, ladder=(Bounds(2, 7),))
+    spans = [
+        *cutter.feed(audio.SpeechDetector()(padded), audio.levels(padded)),
+        *cutter.finish(len(speech)),
+    ]
+    assert len(spans) > 2
+    return [Clip(span, _cut(speech, span)) for span in spans]
+
+
+def _cut(speech: Floats, span: Span) -> Floats:
+    return np.concatenate([speech[start:end] for start, end in span.stretches])
+
+
+def _words(recognised: list[Recognised]) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    for one in recognised:
+        texts[one.span] = texts.get(one.span, "") + "".join(s.text for s in one.segments)
+    return texts
+
+
+def test_company_changes_no_words(model: Whisper, clips: list[Clip]) -> None:
+    """A span that is done again after a crash would say something else than the first time."""
+    together = _words(list(model.transcribe(clips, ENGLISH)))
+    alone = _words([one for clip in clips for one in model.transcribe([clip], ENGLISH)])
+    assert together == alone
+    assert len(together) == len(clips)
+
+
+def test_every_span_ends_once(model: Whisper, clips: list[Clip]) -> None:
+    """A job whose span never ends would stand at 99 % for ever."""
+    done = [one.span for one in model.transcribe(clips, ENGLISH) if one.is_done]
+    assert sorted(done) == [clip.span.index for clip in clips]
+
+
+def test_goes_on_from_seek(model: Whisper, speech: Floats) -> None:
+    """After a crash, what had been decoded would be decoded, and told, again."""
+    speech = np.concatenate([speech, speech])  # more than one window
+    span = Span(0, ((0, len(speech)),))
+    first, *rest = model.transcribe([Clip(span, speech)], ENGLISH)
+    assert not first.is_done
+    later = Span(0, span.stretches, first.seek)
+    assert _words(list(model.transcribe([Clip(later, speech)], ENGLISH))) == _words(rest)
+
+
+def test_times_stay_within_their_span(model: Whisper, clips: list[Clip]) -> None:
+    """Segments of neighbouring spans would overlap, and subtitles flicker."""
+    spans = {clip.span.index: clip.span for clip in clips}
+    for one in model.transcribe(clips, ENGLISH):
+        for segment in one.segments:
+            assert spans[one.span].start <= segment.start <= segment.end <= spans[one.span].end
+
+
+def test_words_have_times_within_their_segment(model: Whisper, clips: list[Clip]) -> None:
+    """Word by word highlighting would run away from the sound."""
+    options = Options(language="en", word_timestamps=True)
+    segments = [s for one in model.transcribe(clips, options) for s in one.segments]
+    for segment in segments:
+        assert segment.words
+        assert "".join(word.word for word in segment.words).strip() == segment.text.strip()
+        for word in segment.words:
+            assert segment.start <= word.start <= word.end <= segment.end
+            assert 0 <= word.probability <= 1
+
+
+@pytest.mark.parametrize("vad_filter", [True, False])
+def test_parallel_off_is_upstream(model: Whisper, speech: Floats, vad_filter: bool) -> None:
+    """Who asks for exactly what faster-whisper would say, would get something else."""
+    from faster_whisper import WhisperModel  # noqa: PLC0415
+
+    upstream = WhisperModel(str(locate("tiny.en")), device="cpu", compute_type="int8")
+    expected, _ = upstream.transcribe(speech, language="en", vad_filter=vad_filter)
+    options = Options(language="en", parallel="off", vad_filter=vad_filter)
+    span = Span(0, ((0, len(speech)),))
+    heard = model.transcribe([Clip(span, speech)], options)
+    assert [
+        (round(s.start, 2), round(s.end, 2), s.text) for one in heard for s in one.segments
+    ] == [(round(s.start, 2), round(s.end, 2), s.text) for s in expected]
+
+
+def test_noise_ends(model: Whisper) -> None:
+    """Sound in which the model hears nothing, or nonsense, would keep a worker for ever."""
+    noise = np.random.default_rng(1).normal(0, 0.05, 10 * SAMPLE_RATE).astype(np.float32)
+    clip = Clip(Span(0, ((0, len(noise)),)), noise)
+    assert list(model.transcribe([clip], ENGLISH))[-1].is_done
+
+
+def test_temperature_and_beam(model: Whisper, clips: list[Clip]) -> None:
+    """Sampling, and greedy decoding, would not work, though the options are offered."""
+    for options in (Options(language="en", temperature=0.2), Options(language="en", beam_size=1)):
+        texts = _words(list(model.transcribe(clips[:2], options)))
+        assert any("recording" in text or "Hello" in text for text in texts.values())
+
+
+def test_english_only_model_refuses_other_languages(model: Whisper, clips: list[Clip]) -> None:
+    """A model under a name that does not say so would write English nonsense for Portuguese."""
+    with pytest.raises(InvalidOption):
+        list(model.transcribe(clips, Options(language="pt")))
+
+
+def test_uses_one_thread(tmp_path: Path) -> None:
+    """Workers with more threads than cores slow each other down."""
+    settings = Settings("cpu", "int8", 1)
+    before = len(os.listdir("/proc/self/task"))
+    Whisper("tiny.en", settings)
+    assert len(os.listdir("/proc/self/task")) - before <= 2
