@@ -17,7 +17,7 @@ import click
 
 from aiotranscribe import __version__
 from aiotranscribe.config import Config
-from aiotranscribe.errors import AiotranscribeError
+from aiotranscribe.errors import AiotranscribeError, InvalidRequest
 from aiotranscribe.exports import FORMATS, clock, export
 from aiotranscribe.frame import Frame
 from aiotranscribe.job import Options, Status
@@ -194,15 +194,20 @@ async def _transcribe(
 ) -> bool:
     from aiotranscribe.service import Transcriber  # noqa: PLC0415 - see the module's docstring
 
-    are_done = []
+    jobs = []
+    count = 0
     async with Transcriber(config) as transcriber:
-        jobs = [await transcriber.submit(path, options=options) for path in files]
-        for path, job in zip(files, jobs, strict=True):
-            is_done = await _follow(transcriber.watch(job.id), path.name)
-            are_done.append(is_done)
-            if is_done and folder:
-                _write(transcriber.transcript(job.id), folder, path.stem, formats)
-    return all(are_done)
+        for path in files:
+            try:
+                jobs.append((path, await transcriber.submit(path, options=options)))
+            except InvalidRequest as error:  # a file that is missing or empty; go on with the rest
+                click.echo(f"{path.name}: {error}", err=True)
+        for path, job in jobs:
+            if await _follow(transcriber.watch(job.id), path.name):
+                count += 1
+                if folder:
+                    _write(transcriber.transcript(job.id), folder, path.stem, formats)
+    return count == len(files)
 
 
 def _write(transcript: Transcript, folder: Path, stem: str, formats: Sequence[str]) -> None:
@@ -250,6 +255,7 @@ async def _watch(job_id: str, url: str) -> bool:
     from aiotranscribe.client import Client  # noqa: PLC0415 - see the module's docstring
 
     async with Client(url) as client:
+        await client.get(job_id)  # a wrong address is said at once; later it would be tried again
         return await _follow(client.watch(job_id), job_id[:8])
 
 

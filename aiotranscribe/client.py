@@ -71,7 +71,7 @@ class Client:
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                async with self._connect(job_id, since) as socket:
+                async with await self._connect(job_id, since) as socket:
                     while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
                         frame = frames.decode(message.data)
                         since, wait_s = frame.cursor, _FIRST_WAIT_S
@@ -117,13 +117,14 @@ class Client:
         """Stop and erase a job; raises :class:`ServerError` if there is none."""
         await self._ask("DELETE", f"/v1/jobs/{job_id}")
 
-    def _connect(self, job_id: str, since: str | None) -> Any:
-        return self._session.ws_connect(
-            f"{self._url}/ws/transcription/{job_id}",
-            params={"since": since} if since else None,
-            timeout=aiohttp.ClientWSTimeout(ws_receive=SILENCE_S, ws_close=2),
-            max_msg_size=0,  # a first frame holds the whole text
-        )
+    async def _connect(self, job_id: str, since: str | None) -> aiohttp.ClientWebSocketResponse:
+        async with asyncio.timeout(SILENCE_S):
+            return await self._session.ws_connect(
+                f"{self._url}/ws/transcription/{job_id}",
+                params={"since": since} if since else None,
+                timeout=aiohttp.ClientWSTimeout(ws_receive=SILENCE_S, ws_close=2),
+                max_msg_size=0,  # a first frame holds the whole text
+            )
 
     async def _ask(self, method: str, path: str, **more: Any) -> bytes:
         async with self._session.request(method, self._url + path, **more) as response:

@@ -1,5 +1,6 @@
 """A transcript as the files that people use. Pure."""
 
+import re
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -10,7 +11,7 @@ from aiotranscribe.transcript import Segment, Transcript
 
 def to_txt(transcript: Transcript) -> str:
     """One line a segment."""
-    return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
+    return "".join(f"{_line(segment)}\n" for segment in transcript.segments)
 
 
 def to_srt(transcript: Transcript) -> str:
@@ -71,7 +72,12 @@ def _vtt_cues(segments: Iterable[Segment]) -> Iterable[str]:
 
 def _cue_text(segment: Segment) -> str:
     """The text on one line; an arrow would read as a cue's times, so it is broken up."""
-    return " ".join(segment.text.split()).replace("-->", "->")
+    return re.sub("-{2,}>", "->", _line(segment))
+
+
+def _line(segment: Segment) -> str:
+    """The text on one line."""
+    return " ".join(segment.text.split())
 
 
 def _time(seconds: float, mark: str) -> str:

@@ -76,7 +76,8 @@ def resume(cursor: str | None, run: int, count: int) -> int:
     left, dash, right = (cursor or "").partition("-")
     if not (dash and left.isdecimal() and right.isdecimal() and len(left + right) < 20):
         return 0
-    return int(right) if int(left) == run and int(right) <= count else 0
+    has = int(right)
+    return has if has <= count and cursor == make_cursor(run, has) else 0
 
 
 class View:

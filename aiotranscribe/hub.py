@@ -6,6 +6,7 @@ gets one frame with all that it missed; so a slow watcher costs nobody anything.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from aiotranscribe.errors import JobNotFound
@@ -23,6 +24,14 @@ class Topic:
         #: Grows with every view.
         self.version = 0
         self.subscriptions: set[Subscription] = set()
+        self._renewed = 0.0
+
+    def renew(self) -> None:
+        """Give the view the present time; those who ask at about the same moment share one."""
+        now = time.monotonic()
+        if now - self._renewed > HEARTBEAT_S / 2:
+            self._renewed = now
+            self.view = self.view.renewed()
 
 
 class Subscription(AsyncIterator[Frame]):
@@ -50,7 +59,7 @@ class Subscription(AsyncIterator[Frame]):
             try:
                 await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
             except TimeoutError:
-                self._topic.view = self._topic.view.renewed()
+                self._topic.renew()
                 break
         if self._is_closed:
             raise StopAsyncIteration

@@ -180,7 +180,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         Decoding, loading and transcribing overlap: the latest news counts until there is text,
         from then on only the end.
         """
-        if self.step is Step.TRANSCRIBING and step is not Step.FINISHING:
+        is_late = self.step in {Step.TRANSCRIBING, Step.FINISHING} and step is not Step.FINISHING
+        if self.status.is_terminal or is_late:
             return self
         return msgspec.structs.replace(self, status=Status.RUNNING, step=step)
 

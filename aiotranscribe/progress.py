@@ -32,6 +32,10 @@ class Meter:
         """Note that ``span`` is transcribed up to frame ``seek`` of 10 ms."""
         self.reached[span.index] = min(seek / 100, span.length)
 
+    def finished(self, span: Span) -> None:
+        """Note that ``span`` is done: what the model left out at its end was nothing."""
+        self.reached[span.index] = span.length
+
     @property
     def transcribed(self) -> float:
         """Seconds transcribed, over all spans."""

@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -196,7 +196,7 @@ class Transcriber:
         try:
             await asyncio.to_thread(arrival.keep, self._spool.recording(job.id))
             return await self._do(partial(self._accept, job))
-        except BaseException:
+        except Exception:
             await asyncio.to_thread(self._spool.remove, job.id)
             raise
 
@@ -416,13 +416,15 @@ class Transcriber:
                 if is_done:
                     entry.done.add(index)
                     entry.draft.finish(index)
+                    entry.meter.finished(entry.spans[index])
             case messages.Prepared(duration):
                 self._set(entry, job.prepare(duration))
             case messages.Failed(error):
                 self._end(entry, Status.FAILED, error)
             case messages.Died(error):
                 self._retry(entry, work, error)
-        if isinstance(message, Ended) and entry.job.is_prepared and entry.done == set(entry.spans):
+        is_over = entry.job.is_prepared and entry.done == entry.spans.keys()
+        if isinstance(message, Ended) and is_over and not entry.job.status.is_terminal:
             self._set(entry, entry.job.enter(Step.FINISHING))
             # In a turn of its own, so that watchers see this step too.
             self._inbox.put_nowait(partial(self._end, entry, Status.COMPLETED))
@@ -447,30 +449,22 @@ class Transcriber:
 
         Spans go alone now, so that the one at fault is the one that is counted.
         """
-        open_spans = (
-            []
-            if isinstance(work, Prepare)
-            else [span for span in work.spans if span.index not in entry.done]
+        spans: Sequence[Span] = ()
+        if isinstance(work, Transcribe):
+            spans = [span for span in work.spans if span.index not in entry.done]
+        at_fault: Sequence[int | None] = (
+            [None] if isinstance(work, Prepare) else [span.index for span in spans]
         )
-        at_fault: list[int | None] = [span.index for span in open_spans]
-        for index in at_fault or [None]:
-            entry.deaths[index] += 1
+        entry.deaths.update(at_fault)
+        for index in at_fault:
             if entry.deaths[index] == _MOST_DEATHS:
-                where = (
-                    "the recording"
-                    if index is None
-                    else (
-                        f"the speech from {clock(entry.spans[index].start)} "
-                        f"to {clock(entry.spans[index].end)}"
-                    )
-                )
-                text = f"{where} ended {_MOST_DEATHS} workers; {error.message}"
+                text = f"{_part(entry, index)} ended {_MOST_DEATHS} workers; {error.message}"
                 self._end(entry, Status.FAILED, Problem(error.code, text))
                 return
         log.warning("job %s: %s; its work is done again", entry.job.id, error.message)
         if isinstance(work, Prepare):
             self._scheduler.push(entry.job.id, work, _PREPARE_COST_S)
-        for span in reversed(open_spans):
+        for span in reversed(spans):
             seek = entry.seeks.get(span.index, 0)
             self._offer(entry, msgspec.structs.replace(span, seek=seek), is_again=True)
 
@@ -550,6 +544,14 @@ class Transcriber:
             return self._entries[job_id]
         except KeyError:
             raise JobNotFound(f"there is no job {job_id[:64]!r}") from None
+
+
+def _part(entry: _Entry, index: int | None) -> str:
+    """What killed a worker, in words: a span, or the recording while it was decoded."""
+    if index is None:
+        return "the recording"
+    span = entry.spans[index]
+    return f"the speech from {clock(span.start)} to {clock(span.end)}"
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:

@@ -11,13 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import settings
 
-from aiotranscribe import Config, Transcriber
+from aiotranscribe import Config, Transcriber, create_app
 from tests import scripted
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "examples" / "sample.ogg"
+#: What makes ``tests.scripted_program`` serve the scripted models.
+SCRIPTED = ("--model", "scripted", "--model", "scripted.en", "--workers", "2")
 SHARED_AUDIO = ROOT.parent / "shared" / "audio"
+
+# How long an example takes is the business of whoever else uses the machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+WebClient = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture
@@ -45,31 +57,57 @@ def make_wav(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path
     return make
 
 
-@pytest.fixture
-async def transcriber() -> AsyncIterator[Transcriber]:
-    """A transcriber with two workers and a scripted, multilingual model."""
-    config = Config(model=("scripted", "scripted.en"), workers=2)
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the transcriber or the server of a module keeps its files."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def transcriber(data_dir: Path) -> AsyncIterator[Transcriber]:
+    """A transcriber for a whole module, with two workers and scripted models."""
+    config = Config(model=("scripted", "scripted.en"), workers=2, data_dir=data_dir)
     async with Transcriber(config, loader=scripted.load) as entered:
         await entered.ready()
         yield entered
 
 
-class Server:
-    """The real server in a process of its own, with the real model."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def web_client(data_dir: Path) -> AsyncIterator[WebClient]:
+    """A client of an application for a whole module, with two workers and scripted models."""
+    config = Config(model=("scripted", "scripted.en"), workers=2, data_dir=data_dir)
+    transcriber = Transcriber(config, loader=scripted.load)
+    async with WebClient(TestServer(create_app(transcriber=transcriber))) as client:
+        await transcriber.ready()
+        yield client
 
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "aiotranscribe", "serve", "--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, "--data-dir", str(data_dir), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
+
+class Server:
+    """The real server in a process of its own.
+
+    Args:
+        data_dir: Where it keeps its files, and its log beside them.
+        arguments: Of the command line, after ``serve``.
+        program: What to run; ``tests.scripted_program`` has the scripted models.
+    """
+
+    def __init__(self, data_dir: Path, *arguments: str, program: str = "aiotranscribe") -> None:
+        self.data_dir = data_dir
+        data_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", program, "serve", "--port", "0"]
+        with (data_dir / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--data-dir", str(data_dir), *arguments],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
         assert self.process.stdout
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, (line, self.process.stderr and self.process.stderr.read())
+        assert found, (line, (data_dir / "log").read_text())
         self.url = found[0]
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 10) -> int:
@@ -78,19 +116,39 @@ class Server:
         self.process.communicate(timeout=timeout_s)
         return self.process.returncode
 
+    def kill(self) -> None:
+        """End it, whatever it is doing; its workers end with it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Return a function that starts the real server; whatever it started is ended."""
     started: list[Server] = []
 
-    def start(*arguments: str) -> Server:
-        server = Server(tmp_path / "data", *arguments)
+    def start(*arguments: str, program: str = "aiotranscribe") -> Server:
+        server = Server(tmp_path / "data", *arguments, program=program)
         started.append(server)
         return server
 
     yield start
     for server in started:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.communicate()
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def real_server(data_dir: Path) -> Iterator[Server]:
+    """The real server with the real model, for a whole module."""
+    server = Server(data_dir)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def scripted_server(data_dir: Path) -> Iterator[Server]:
+    """The real server with scripted models, for a whole module."""
+    server = Server(data_dir, *SCRIPTED, program="tests.scripted_program")
+    yield server
+    server.kill()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from aiotranscribe.engine.spans import SAMPLE_RATE, Floats, Span
+from aiotranscribe.engine.messages import Recognised
+from aiotranscribe.engine.spans import SAMPLE_RATE, Floats
 from aiotranscribe.engine.whisper import Clip, Settings
 from aiotranscribe.errors import ModelNotAvailable
 from aiotranscribe.job import Options
@@ -58,42 +59,41 @@ class ScriptedModel:
         time.sleep(self._delay)
         return "pt"
 
-    def transcribe(
-        self, clips: Sequence[Clip], options: Options
-    ) -> Iterator[tuple[Span, Segment | None]]:
+    def transcribe(self, clips: Sequence[Clip], options: Options) -> Iterator[Recognised]:
         """Yield the script's segments; their text tells where and in what language."""
         script = msgspec.json.decode(options.initial_prompt or "{}", type=Script)
         time.sleep(script.hang)
         for clip in clips:
-            for segment in self._segments(clip, script, options.language):
-                yield clip.span, segment
-            yield clip.span, None
+            span, length = clip.span, len(clip.samples) / SAMPLE_RATE
+            step = max(1, round(100 * length / script.segments))
+            for number in range(span.seek // step, script.segments):
+                time.sleep(script.delay)
+                self._misbehave(script, number)
+                begin, end = span.time(number * step / 100), span.time((number + 1) * step / 100)
+                text = f" {options.language} {begin:.1f}." + "x" * script.padding
+                segment = Segment(0, begin, end, text)
+                is_last = number == script.segments - 1
+                yield Recognised(span.index, (segment,), (number + 1) * step, is_last)
 
-    def _segments(self, clip: Clip, script: Script, language: str | None) -> Iterator[Segment]:
-        start, length = clip.span.start, len(clip.samples) / SAMPLE_RATE
-        for number in range(script.segments):
-            time.sleep(script.delay)
-            if number == script.die_at and not (script.once and Path(script.once).exists()):
-                if script.once:
-                    Path(script.once).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            if number == script.fail_at:
-                raise RuntimeError("as the script says")
-            begin = start + length * number / script.segments
-            text = f" {language} {begin:.1f}." + "x" * script.padding
-            yield Segment(0, begin, begin + length / script.segments, text)
+    def _misbehave(self, script: Script, number: int) -> None:
+        if number == script.die_at and not (script.once and Path(script.once).exists()):
+            if script.once:
+                Path(script.once).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == script.fail_at:
+            raise RuntimeError("as the script says")
 
 
 def load(name: str, settings: Settings) -> ScriptedModel:
     """Load a scripted model.
 
-    The name ``missing`` cannot be loaded, ``fatal`` ends the worker, ``slow`` takes its time to
-    be loaded and to detect the language.
+    The name ``missing`` cannot be loaded, ``fatal`` ends the worker after a moment, ``slow`` takes
+    its time to be loaded and to detect the language.
     """
     if name == "missing":
         raise ModelNotAvailable("there is no model 'missing'; run something")
+    delay = 0.3 if name in {"fatal", "slow"} else 0.0
+    time.sleep(delay)
     if name == "fatal":
         os._exit(3)
-    delay = 0.3 if name == "slow" else 0.0
-    time.sleep(delay)
     return ScriptedModel(is_multilingual=not name.endswith(".en"), delay=delay)

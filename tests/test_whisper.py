@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aiotranscribe import Options
-from aiotranscribe.engine import audio
+from aiotranscribe.engine import audio, pcm
 from aiotranscribe.engine.messages import Recognised
 from aiotranscribe.engine.model import locate
 from aiotranscribe.engine.spans import SAMPLE_RATE, Bounds, Cutter, Floats, Span
@@ -28,7 +28,7 @@ def model() -> Whisper:
 def speech() -> Floats:
     """The sample that ships with the project."""
     with audio.Recording(SAMPLE) as recording:
-        return audio.to_float(np.concatenate(list(recording.blocks())))
+        return pcm.to_float(np.concatenate(list(recording.blocks())))
 
 
 @pytest.fixture(scope="module")

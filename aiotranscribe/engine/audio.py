@@ -9,16 +9,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Floats
+from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Floats, Samples
 from aiotranscribe.errors import Undecodable
-
-Samples = npt.NDArray[np.int16]
 
 # What Silero VAD sees of the frame before.
 _CONTEXT_SAMPLES = 64
@@ -175,17 +172,6 @@ def regroup(blocks: Iterator[Samples], size: int) -> Iterator[Samples]:
             waiting, count = [joined[whole:]], count - whole
     if count:
         yield np.concatenate(waiting)
-
-
-def read_pcm(path: Path, start: int, end: int) -> Floats:
-    """Return samples ``start`` to ``end`` of a PCM file: float32, shape (n,), in [-1, 1]."""
-    pcm = np.fromfile(path, np.int16, count=end - start, offset=2 * start)
-    return to_float(pcm)
-
-
-def to_float(pcm: Samples) -> Floats:
-    """Return 16-bit samples as float32 in [-1, 1]."""
-    return pcm.astype(np.float32) / np.float32(32768)
 
 
 def _why(error: Exception) -> str:

@@ -27,6 +27,7 @@ _PAUSE_FRAMES = round(30.0 * FRAMES_PER_SECOND)
 # Loudness is compared over this many frames, lest a cut fall into a click's shadow.
 _QUIET_FRAMES = 9
 
+Samples = npt.NDArray[np.int16]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -145,10 +146,12 @@ class Cutter:
             # Nothing but silence so far: forget it, but for what may be padding.
             self._drop(len(kept) if is_end else max(0, len(kept) - _PAD_FRAMES))
             return None
-        if count[-1] > longest:
+        if (pause := self._pause(len(kept))) and count[pause - 1] <= longest:
+            cut = pause
+        elif count[-1] > longest:
             limit = int(np.searchsorted(count, int(longest) + 1))
             cut = self._cut(count, round(bounds.shortest * FRAMES_PER_SECOND), limit)
-        elif is_end or (self._speech_only and not kept[-_PAUSE_FRAMES:].any()):
+        elif is_end:
             cut = len(kept)
         else:
             return None
@@ -179,12 +182,18 @@ class Cutter:
                 kept[max(start, end - _PAD_FRAMES) : end] = True
         return kept
 
+    def _pause(self, frames: int) -> int:
+        """Where the first pause lets a span end, before ``frames``; 0 when there is none."""
+        silences = _runs(~self._speech[:frames]) if self._speech_only else []
+        pauses = [start for start, end in silences if start > 0 and end - start >= _PAUSE_FRAMES]
+        return pauses[0] + _PAD_FRAMES if pauses else 0
+
     def _cut(self, count: npt.NDArray[np.int64], shortest: int, limit: int) -> int:
         """Where to end a span: frames before ``limit``, the longest silence first."""
         earliest = min(int(np.searchsorted(count, shortest)), limit - 1)
         silences = [(start, end) for start, end in _runs(~self._speech[:limit]) if count[start] > 0]
         near = [run for run in silences if sum(run) // 2 >= earliest]
-        if chosen := near or silences:
+        if chosen := near or [run for run in silences if run[0] > 0]:
             start, end = max(chosen, key=lambda run: run[1] - run[0])
             return max(1, (start + end) // 2)
         levels = np.pad(self._levels[:limit], _QUIET_FRAMES // 2, mode="edge")

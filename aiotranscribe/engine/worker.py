@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aiotranscribe.engine import audio, messages
+from aiotranscribe.engine import messages
 from aiotranscribe.engine.messages import Entered, Load, Message, Prepare, Transcribe, Unload, Work
+from aiotranscribe.engine.pcm import read_pcm, to_float
 from aiotranscribe.engine.spans import (
     FRAME_SAMPLES,
     LADDER,
@@ -117,6 +118,8 @@ class _Worker:
 
     def _prepare(self, work: Prepare) -> float:
         """Decode to disk, hear where speech is, hand out spans. Returns the seconds decoded."""
+        from aiotranscribe.engine import audio  # noqa: PLC0415 - FFmpeg is not for the server
+
         self.tell(Entered(Step.DECODING))
         options = work.options
         is_parallel = options.parallel == "on"
@@ -140,7 +143,7 @@ class _Worker:
                 if detector is None:
                     self.tell(Entered(Step.DETECTING_SPEECH))
                     detector = audio.SpeechDetector()
-                samples = audio.to_float(np.pad(block, (0, -len(block) % FRAME_SAMPLES)))
+                samples = to_float(np.pad(block, (0, -len(block) % FRAME_SAMPLES)))
                 for span in cutter.feed(detector(samples), audio.levels(samples)):
                     self.tell(messages.SpanFound(span))
             for span in cutter.finish(total):
@@ -166,7 +169,7 @@ class _Worker:
 
 def _sound(pcm: Path, span: Span) -> Floats:
     """What is to be heard in a span, without its gaps."""
-    return np.concatenate([audio.read_pcm(pcm, start, end) for start, end in span.stretches])
+    return np.concatenate([read_pcm(pcm, start, end) for start, end in span.stretches])
 
 
 # Set once by `start`: the executor gives its calls no other place to keep state in a process.
