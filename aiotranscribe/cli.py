@@ -26,6 +26,8 @@ from aiotranscribe.transcript import Transcript
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from aiotranscribe.client import Client
+
 _URL = click.option(
     "--url",
     default="http://127.0.0.1:8000",
@@ -132,11 +134,11 @@ async def _serve(config: Config) -> None:
     app = create_app(config)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
+    stopping = asyncio.create_task(stop.wait())
+    loading = asyncio.create_task(app[TRANSCRIBER].ready())
     try:
         await web.TCPSite(runner, config.host, config.port).start()
         host, port = runner.addresses[0][:2]
-        stopping = asyncio.create_task(stop.wait())
-        loading = asyncio.create_task(app[TRANSCRIBER].ready())
         await asyncio.wait([stopping, loading], return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await loading
@@ -144,6 +146,7 @@ async def _serve(config: Config) -> None:
             click.echo(f"aiotranscribe is ready at {url}")
         await stopping
     finally:
+        stopping.cancel()
         loading.cancel()
         await runner.cleanup()
 
@@ -230,9 +233,7 @@ def submit(file: Path, url: str, is_watching: bool, **settings: str | None) -> N
 
 
 async def _submit(file: Path, url: str, options: Options, is_watching: bool) -> bool:
-    from aiotranscribe.client import Client  # noqa: PLC0415 - see the module's docstring
-
-    async with Client(url) as client:
+    async with _client(url) as client:
         job_id = (await client.submit(file, options)).job_id
         if is_watching:
             click.echo(f"job {job_id}", err=True)
@@ -252,11 +253,23 @@ def watch(job_id: str, url: str) -> None:
 
 
 async def _watch(job_id: str, url: str) -> bool:
-    from aiotranscribe.client import Client  # noqa: PLC0415 - see the module's docstring
-
-    async with Client(url) as client:
+    async with _client(url) as client:
         await client.get(job_id)  # a wrong address is said at once; later it would be tried again
         return await _follow(client.watch(job_id), job_id[:8])
+
+
+@contextlib.asynccontextmanager
+async def _client(url: str) -> AsyncIterator["Client"]:
+    """A client; what it cannot do about the network is said in one line."""
+    from aiohttp import ClientError  # noqa: PLC0415 - see the module's docstring
+
+    from aiotranscribe.client import Client  # noqa: PLC0415
+
+    try:
+        async with Client(url) as client:
+            yield client
+    except ClientError as error:
+        raise click.ClickException(f"cannot reach {url}: {error}") from error
 
 
 async def _follow(frames: AsyncIterator[Frame], name: str) -> bool:

@@ -80,6 +80,9 @@ class _Worker:
         except MemoryError:
             self.tell(messages.Failed(Problem("out_of_memory", "there is not enough memory")))
         except Exception as error:
+            if self._stop_number == number:  # a deleted job's files are gone already
+                self.tell(messages.Stopped())
+                return
             log.exception("%s failed", type(work).__name__)
             text = f"unexpected: {type(error).__name__}: {error}"
             self.tell(messages.Failed(Problem("work_failed", text)))
