@@ -57,7 +57,10 @@ class Subscription(AsyncIterator[Frame]):
         while self._seen == self._topic.version and not self._is_closed:
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
+                # Not wait_for, which up to Python 3.11 swallows a cancellation that comes together
+                # with the news (cpython issue 86296).
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._wake.wait()
             except TimeoutError:
                 self._topic.renew()
                 break

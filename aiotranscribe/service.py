@@ -140,6 +140,14 @@ class Transcriber:
 
     # -- what callers do -----------------------------------------------------------------
 
+    def check(self, options: Options) -> Options:
+        """Return the options as they would be used, with the model filled in.
+
+        Raises:
+            InvalidOption: an option that cannot be.
+        """
+        return options.settle(self._config.model)
+
     async def submit(
         self,
         recording: Path | str | AsyncIterable[bytes],
@@ -159,7 +167,7 @@ class Transcriber:
             InvalidRequest: there is not a single byte, or no such file.
             Closed: this transcriber is going away.
         """
-        options = (options or Options()).settle(self._config.model)
+        options = self.check(options or Options())
         if isinstance(recording, str | Path):
             name = name or Path(recording).name
             recording = _read(Path(recording))
@@ -182,7 +190,7 @@ class Transcriber:
         self, arrival: Arrival, *, name: str | None = None, options: Options | None = None
     ) -> Job:
         """Make a whole recording a job; like :meth:`submit`, which is this in one call."""
-        options = (options or Options()).settle(self._config.model)
+        options = self.check(options or Options())
         if not arrival.size_bytes:
             raise InvalidRequest("the recording is empty (0 bytes)")
         language = "en" if is_english_only(options.model or "") else options.language
@@ -292,20 +300,20 @@ class Transcriber:
 
     async def _drain(self) -> None:
         while True:
-            event = await self._inbox.get()
-            while True:
+            # What these events put into the inbox gets a turn of its own.
+            events = [await self._inbox.get()]
+            events += [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
+            for event in events:
                 try:
                     event()
                 except Exception:
                     log.exception("an event could not be applied")
-                if self._inbox.empty():
-                    break
-                event = self._inbox.get_nowait()
             self._dispatch()
             self._publish()
             replies, self._replies = self._replies, []
             for reply in replies:
                 reply()
+            await asyncio.sleep(0)  # whoever waits for news sees every turn
 
     async def _do(self, change: Callable[[], T]) -> T:
         """Have ``change`` applied in its turn; return its result once all have been told."""
@@ -354,6 +362,7 @@ class Transcriber:
     def _delete(self, job_id: str) -> None:
         entry = self._entry(job_id)
         self._end(entry, Status.CANCELLED)
+        self._positions.pop(job_id, None)
         self._publish_one(entry)
         self._hub.drop(job_id)
         del self._entries[job_id]
@@ -426,8 +435,9 @@ class Transcriber:
         is_over = entry.job.is_prepared and entry.done == entry.spans.keys()
         if isinstance(message, Ended) and is_over and not entry.job.status.is_terminal:
             self._set(entry, entry.job.enter(Step.FINISHING))
-            # In a turn of its own, so that watchers see this step too.
-            self._inbox.put_nowait(partial(self._end, entry, Status.COMPLETED))
+            # In a turn of its own, after this one is published: watchers see this step too.
+            event = partial(self._end, entry, Status.COMPLETED)
+            asyncio.get_running_loop().call_soon(self._inbox.put_nowait, event)
 
     def _offer(self, entry: _Entry, span: Span, *, is_again: bool = False) -> None:
         """Give a span to the scheduler; all but the first wait for the language."""
@@ -555,8 +565,8 @@ def _part(entry: _Entry, index: int | None) -> str:
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:
-    """Whether a slot is better at some work than others may be: it has the model already."""
-    return isinstance(work, Transcribe) and work.options.model == slot.model
+    """Whether a slot can begin some work at once: it has the model, or needs none."""
+    return isinstance(work, Prepare) or work.options.model == slot.model
 
 
 def _answer(waiting: asyncio.Future[T], value: T) -> None:
@@ -577,5 +587,5 @@ async def _read(path: Path) -> AsyncIterable[bytes]:
         with await asyncio.to_thread(path.open, "rb") as file:
             while piece := await asyncio.to_thread(file.read, _COPY_BYTES):
                 yield piece
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error

@@ -38,14 +38,20 @@ def _embedded() -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    with (folder / "model.bin").open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
-    if digest != _EMBEDDED_SHA256:
+    if (digest := _sha256(folder / "model.bin")) != _EMBEDDED_SHA256:
         raise ModelNotAvailable(
             f"the embedded model {folder} is damaged (its sha256 is {digest}); install it anew: "
             f"{_GET_EMBEDDED} --force-reinstall"
         )
     return folder
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"unknown: {error.strerror}"
 
 
 def _from_hub(name: str) -> Path:

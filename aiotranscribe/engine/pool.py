@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 
 from aiotranscribe.engine import messages, worker
@@ -87,7 +87,9 @@ class Slot(asyncio.Protocol):
                 self.model = None
             case Transcribe():
                 self.model = work.options.model
-        self._executor.submit(worker.perform, self.work_number, work)
+        # A worker that has just died breaks its executor; the end of its pipe says so in a moment.
+        with contextlib.suppress(BrokenExecutor):
+            self._executor.submit(worker.perform, self.work_number, work)
 
     def stop(self) -> None:
         """Give up the work at hand: politely, and after two seconds not so."""

@@ -66,7 +66,10 @@ class _Worker:
     def tell(self, message: Message) -> None:
         """Send a message to the server; waits while the pipe is full."""
         payload = messages.encode(message)
-        self._pipe.sendall(len(payload).to_bytes(HEADER_BYTES, "big") + payload)
+        try:
+            self._pipe.sendall(len(payload).to_bytes(HEADER_BYTES, "big") + payload)
+        except OSError:  # the server is gone, and so are we
+            os._exit(0)
 
     def perform(self, number: int, work: Work) -> None:
         """Do one piece of work and say how it ended, whatever happens."""

@@ -37,7 +37,7 @@ async def submit(request: web.Request) -> web.Response:
     """``POST /v1/jobs``: take a recording; 202 once it is safe."""
     transcriber = request.app[TRANSCRIBER]
     async with transcriber.arrival() as arrival:
-        upload = await uploads.receive(request, arrival)
+        upload = await uploads.receive(request, arrival, transcriber.check)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
     response = _json(frames.encode(transcriber.frame(job.id)), status=202)
     response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))

@@ -1,5 +1,6 @@
 """Recordings as they come in: a form with a file, or the bare bytes. Streamed, never held."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, web
@@ -32,11 +33,18 @@ class Upload:
         return Options.parse(self.fields)
 
 
-async def receive(request: web.Request, arrival: Arrival) -> Upload:
+async def receive(
+    request: web.Request, arrival: Arrival, check: Callable[[Options], object]
+) -> Upload:
     """Stream the request's recording into ``arrival``; return what came with it.
 
     Options may stand in the query, and in a form before or after the file. One that is known
     to be wrong before the recording is read saves reading it.
+
+    Args:
+        request: The request.
+        arrival: Where to write the recording.
+        check: Raises :class:`InvalidOption` for options that this server cannot serve.
 
     Raises:
         InvalidRequest: the form has no file, or is no form, or ends too early.
@@ -47,12 +55,12 @@ async def receive(request: web.Request, arrival: Arrival) -> Upload:
     for name, value in request.query.items():
         _add(upload, name, value)
     upload.name = upload.fields.pop(FILENAME, None)
-    upload.options()
+    check(upload.options())
     if request.content_type == "application/json":
         raise UnsupportedBody("send the recording itself, or a multipart form with a file field")
     try:
         if request.content_type.startswith("multipart/"):
-            await _read_form(request, upload, arrival)
+            await _read_form(request, upload, arrival, check)
         else:
             await _copy(request.content, arrival)
     except (RequestPayloadError, ClientPayloadError, ConnectionError, EOFError) as error:
@@ -60,7 +68,9 @@ async def receive(request: web.Request, arrival: Arrival) -> Upload:
     return upload
 
 
-async def _read_form(request: web.Request, upload: Upload, arrival: Arrival) -> None:
+async def _read_form(
+    request: web.Request, upload: Upload, arrival: Arrival, check: Callable[[Options], object]
+) -> None:
     has_file = False
     try:
         form = await request.multipart()
@@ -74,7 +84,7 @@ async def _read_form(request: web.Request, upload: Upload, arrival: Arrival) -> 
                 continue
             if has_file:
                 raise InvalidRequest("there is more than one file; send one request for each")
-            upload.options()
+            check(upload.options())
             has_file, upload.name = True, part.filename or upload.name
             await _copy(part, arrival)
     except _MALFORMED as error:
