@@ -54,7 +54,7 @@ _PREPARE_COST_S = 60.0
 _LONGEST_NAME = 255
 _COPY_BYTES = 1 << 20
 # Spans that a worker decodes in lock-step: more of them is faster, and delays other jobs longer.
-_TOGETHER = 4
+_TOGETHER = 3
 # A span that this many workers died with is not tried again.
 _MOST_DEATHS = 2
 

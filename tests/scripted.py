@@ -37,6 +37,8 @@ class Script(msgspec.Struct, frozen=True, omit_defaults=True):
     hang: float = 0.0
     #: How many characters to lengthen each segment by.
     padding: int = 0
+    #: End each segment with the number of the worker's process.
+    is_signed: bool = False
 
     def options(self, **more: object) -> Options:
         """Return the options of a job that follows this script."""
@@ -71,6 +73,7 @@ class ScriptedModel:
                 self._misbehave(script, number)
                 begin, end = span.time(number * step / 100), span.time((number + 1) * step / 100)
                 text = f" {options.language} {begin:.1f}." + "x" * script.padding
+                text += f" {os.getpid()}" * script.is_signed
                 segment = Segment(0, begin, end, text)
                 is_last = number == script.segments - 1
                 yield Recognised(span.index, (segment,), (number + 1) * step, is_last)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import sys
 import time
@@ -9,11 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import pytest_asyncio
 
-from aiotranscribe.engine import messages
+from aiotranscribe.engine import messages, pool
 from aiotranscribe.engine.messages import (
     Died,
     Done,
@@ -49,15 +51,16 @@ FOREVER = Script(segments=10_000, delay=0.05)
 # What a service does that embeds the transcriber; it says which workers it has.
 SERVICE = """
 import asyncio, sys
-from aiotranscribe import Config, Transcriber
+import msgspec
+from aiotranscribe import Config, Options, Transcriber
 from tests import scripted
-from tests.scripted import Script
 from tests.waiting import until_frame, workers
 
 async def main():
     async with Transcriber(Config(model=("scripted",), workers=2), loader=scripted.load) as it:
         await it.ready()
-        job = await it.submit(sys.argv[1], options=Script(hang=600).options())
+        options = msgspec.json.decode(sys.argv[2], type=Options)
+        job = await it.submit(sys.argv[1], options=options)
         await until_frame(it.watch(job.id), lambda frame: frame.current_step == "transcribing")
         print(*workers(), flush=True)
         await asyncio.Event().wait()
@@ -370,21 +373,51 @@ async def test_a_busy_slot_closes_quickly(pcm: Path) -> None:
     assert not listened.slot.is_free
 
 
-async def test_a_server_that_is_killed_leaves_no_workers(make_wav: MakeWav) -> None:
+async def test_a_worker_ends_with_its_slot_though_nobody_heard_it_out(
+    pcm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a worker that had still something to say when its server died lives for ever.
+
+    The kernel tells it so with a reset, not with an orderly end.
+    """
+    monkeypatch.setattr(pool, "STOP_GRACE_S", 20.0)
+    listened = Listened()
+    await listened.until(is_end)
+    listened.slot.perform(transcribe(pcm, Script()))
+    # Without letting the loop read it.
+    pipe = listened.slot._transport.get_extra_info("socket")
+    wait_until(lambda: select.select([pipe], [], [], 0)[0])
+    began = time.monotonic()
+    await listened.slot.close()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("script", [Script(hang=600), FOREVER], ids=["hanging", "talking"])
+async def test_a_server_that_is_killed_leaves_no_workers(
+    make_wav: MakeWav, tmp_path: Path, script: Script
+) -> None:
     """Otherwise workers without a server compute for ever and keep their memory."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-c", SERVICE, str(make_wav(2.0))),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    options = msgspec.json.encode(script.options()).decode()
+    with (tmp_path / "said").open("wb") as said:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SERVICE, str(make_wav(2.0)), options), cwd=ROOT, stdout=said
+        )
     try:
-        assert process.stdout
-        async with asyncio.timeout(LONG_S):
-            pids = [int(pid) for pid in (await process.stdout.readline()).split()]
+        await until(lambda: (tmp_path / "said").read_text().endswith("\n"))
+        pids = [int(pid) for pid in (tmp_path / "said").read_text().split()]
         assert len(pids) == 2
         assert all(is_alive(pid) for pid in pids)
+        # It may be so busy at the end that it does not listen any more.
+        process.send_signal(signal.SIGSTOP)
+        before = switches(pids)
+        if script is FOREVER:
+            await until(lambda: switches(pids) > before + 10)
     finally:
         process.kill()
-        await process.communicate()
-    await until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=10)
+        await process.wait()
+    await until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=20)
+
+
+def switches(pids: list[int]) -> int:
+    """Return how often the processes have waited for something."""
+    return sum(psutil.Process(pid).num_ctx_switches().voluntary for pid in pids)

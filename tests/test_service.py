@@ -270,13 +270,12 @@ async def test_the_spans_of_one_recording_use_all_workers(
     transcriber: Transcriber, make_wav: MakeWav
 ) -> None:
     """Otherwise one recording takes twice as long on two cores as it could."""
-    script = Script(segments=1, delay=0.2)
+    script = Script(segments=1, delay=0.05, is_signed=True)
     job = await transcriber.submit(make_wav(300.0), options=script.options(language="en"))
-    await until_frame(transcriber.watch(job.id), lambda frame: frame.segments)
-    began = time.monotonic()
-    frames = await to_end(transcriber.watch(job.id))
-    elapsed = time.monotonic() - began
-    assert elapsed < 0.8 * 0.2 * (len(merge(frames)) - 1), "one after the other"
+    segments = merge(await to_end(transcriber.watch(job.id)))
+    signatures = [segment.text.rpartition(" ")[2] for segment in segments]
+    assert len(signatures) > 10
+    assert len(set(signatures)) == 2
 
 
 # -- stopping ----------------------------------------------------------------------------------
