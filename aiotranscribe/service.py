@@ -430,8 +430,8 @@ class Transcriber:
                 self._set(entry, job.prepare(duration))
             case messages.Failed(error):
                 self._end(entry, Status.FAILED, error)
-            case messages.Died(error):
-                self._retry(entry, work, error)
+            case messages.Died(error, has_begun):
+                self._retry(entry, work, error, is_at_fault=has_begun)
         is_over = entry.job.is_prepared and entry.done == entry.spans.keys()
         if isinstance(message, Ended) and is_over and not entry.job.status.is_terminal:
             self._set(entry, entry.job.enter(Step.FINISHING))
@@ -454,7 +454,9 @@ class Transcriber:
             is_first=is_again,
         )
 
-    def _retry(self, entry: _Entry, work: Prepare | Transcribe, error: Problem) -> None:
+    def _retry(
+        self, entry: _Entry, work: Prepare | Transcribe, error: Problem, *, is_at_fault: bool
+    ) -> None:
         """Do again what a dead worker had not done; give up what has killed too many.
 
         Spans go alone now, so that the one at fault is the one that is counted.
@@ -465,6 +467,8 @@ class Transcriber:
         at_fault: Sequence[int | None] = (
             [None] if isinstance(work, Prepare) else [span.index for span in spans]
         )
+        if not is_at_fault:
+            at_fault = []
         entry.deaths.update(at_fault)
         for index in at_fault:
             if entry.deaths[index] == _MOST_DEATHS:

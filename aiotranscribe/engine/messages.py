@@ -112,6 +112,8 @@ class Died(msgspec.Struct, frozen=True, tag=True):
     """The worker process ended; sent by the pool in its place. Ends the work."""
 
     error: Problem
+    #: Whether it had begun the work: if not, the work is not at fault.
+    has_begun: bool = True
 
 
 Ended = Done | Prepared | Stopped | Failed | Died

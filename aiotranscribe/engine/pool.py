@@ -71,6 +71,7 @@ class Slot(asyncio.Protocol):
         self._received = bytearray()
         #: Grows with every piece of work.
         self.work_number = 0
+        self._has_begun = False
         self._lost = asyncio.Event()
         self._closing = asyncio.Event()
         self._process: BaseProcess | None = None
@@ -82,6 +83,7 @@ class Slot(asyncio.Protocol):
         """Begin ``work``. The slot must be free: ``work`` is ``None`` and a worker is up."""
         self.work_number += 1
         self.work = work
+        self._has_begun = False
         match work:
             case Unload():
                 self.model = None
@@ -122,7 +124,8 @@ class Slot(asyncio.Protocol):
             if self._closing.is_set():
                 return
             log.warning("worker %s %s; starting another", self.number, reason)
-            self._deliver(Died(WorkerDied(f"the worker process {reason}").problem()))
+            error = WorkerDied(f"the worker process {reason}").problem()
+            self._deliver(Died(error, self._has_begun))
             is_short = time.monotonic() - born < _SHORT_LIFE_S
             wait_s = min(wait_s * 2 or 0.25, _LONGEST_WAIT_S) if is_short else 0.0
             self._lost.clear()
@@ -192,6 +195,7 @@ class Slot(asyncio.Protocol):
 
     def _deliver(self, message: Message) -> None:
         work = self.work
+        self._has_begun = True
         if isinstance(message, Hello):
             children = multiprocessing.active_children()
             self._process = next((c for c in children if c.pid == message.pid), None)

@@ -105,8 +105,9 @@ class _Worker:
 
     def _listen(self) -> None:
         """Hear which work to stop. The end of the pipe is the end of the server, and ours."""
-        while number := self._pipe.recv(NUMBER_BYTES, socket.MSG_WAITALL):
-            self._stop_number = int.from_bytes(number, "big")
+        with contextlib.suppress(OSError):  # a server that dies with our words unread resets it
+            while number := self._pipe.recv(NUMBER_BYTES, socket.MSG_WAITALL):
+                self._stop_number = int.from_bytes(number, "big")
         # Not sys.exit: OpenMP and onnxruntime have been seen to deadlock on the way out.
         os._exit(0)
 
