@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # The encoder hears the speech and this much padding, in frames of 10 ms, rounded up to one of these
 # lengths; trained on half a minute of anything, it does well with less. The length depends on the
 # window alone, not on the company it is decoded in, so that doing work again gives the same words.
-_PADDING, _LENGTHS = 200, (800, 1600, 2400, 3000)
+_PADDING, _LENGTHS = 100, (700, 1100, 1500, 1900, 2300, 3000)
 # Less than this after the last timestamp is the rest of a pause, not of a sentence.
 _REST = 30
 # faster-whisper's own thresholds and temperatures.
