@@ -7,6 +7,26 @@ from aiotranscribe.frame import Frame, View, make_cursor
 from aiotranscribe.job import Status
 from aiotranscribe.transcript import Segment
 
+#: The contract of a frame: these keys, in this order. Clients in other languages rely on it.
+KEYS = [
+    "job_id",
+    "status",
+    "progress_percentage",
+    "current_step",
+    "message",
+    "eta_seconds",
+    "position_seconds",
+    "duration_seconds",
+    "speed",
+    "queue_position",
+    "language",
+    "error",
+    "offset",
+    "segments",
+    "cursor",
+    "time",
+]
+
 RUN = 7
 
 

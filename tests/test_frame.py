@@ -13,27 +13,7 @@ from aiotranscribe.frame import Frame, View, decode, encode, make_cursor, now, r
 from aiotranscribe.job import Status
 from aiotranscribe.transcript import Segment, Word
 from tests import builders
-from tests.builders import RUN
-
-# The contract: these keys, in this order. Clients in other languages rely on it.
-KEYS = [
-    "job_id",
-    "status",
-    "progress_percentage",
-    "current_step",
-    "message",
-    "eta_seconds",
-    "position_seconds",
-    "duration_seconds",
-    "speed",
-    "queue_position",
-    "language",
-    "error",
-    "offset",
-    "segments",
-    "cursor",
-    "time",
-]
+from tests.builders import KEYS, RUN
 
 COUNTS = st.integers(0, 10**6)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

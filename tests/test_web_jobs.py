@@ -18,6 +18,7 @@ from aiotranscribe import frame as frames
 from aiotranscribe.exports import FORMATS
 from aiotranscribe.web.jobs import TRANSCRIBER
 from tests import scripted
+from tests.builders import KEYS
 from tests.conftest import WebClient
 from tests.scripted import Script
 from tests.waiting import check, until, until_frame
@@ -496,24 +497,7 @@ async def test_the_frame_is_as_documented(web_client: WebClient, make_wav: MakeW
     await end(web_client, job_id)
     async with web_client.get(f"/v1/jobs/{job_id}") as response:
         frame = await response.json()
-    assert list(frame) == [
-        "job_id",
-        "status",
-        "progress_percentage",
-        "current_step",
-        "message",
-        "eta_seconds",
-        "position_seconds",
-        "duration_seconds",
-        "speed",
-        "queue_position",
-        "language",
-        "error",
-        "offset",
-        "segments",
-        "cursor",
-        "time",
-    ]
+    assert list(frame) == KEYS
     assert frame["segments"][1] == {"id": 1, "start": 1.0, "end": 2.0, "text": " pt 1.0."}
 
 
