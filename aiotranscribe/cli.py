@@ -62,7 +62,9 @@ def _config_option(field: "dataclasses.Field[Any]") -> Callable[..., Any]:
     flag = field.name.replace("_", "-")
     spellings = [f"--{flag}"] + ([f"--{field.name}"] if "_" in field.name else [])
     kind: Any = str
-    if choices := field.metadata.get("choices"):
+    if isinstance(field.default, bool):
+        kind, spellings = bool, [f"--{flag}/--no-{flag}"]
+    elif choices := field.metadata.get("choices"):
         kind = click.Choice(choices)
     elif "minimum" in field.metadata:
         is_whole = isinstance(field.default, int)
@@ -209,7 +211,8 @@ async def _transcribe(
             if await _follow(transcriber.watch(job.id), path.name):
                 count += 1
                 if folder:
-                    _write(transcriber.transcript(job.id), folder, path.stem, formats)
+                    transcript = await transcriber.transcript(job.id)
+                    _write(transcript, folder, path.stem, formats)
     return count == len(files)
 
 

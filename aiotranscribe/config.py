@@ -5,10 +5,13 @@ The fields of :class:`Config` are the one source of the command line's options, 
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from aiotranscribe.errors import InvalidOption
 
 # Resident memory of a worker with a small model, and what a machine should keep for the rest.
 _WORKER_BYTES = 512 << 20
@@ -59,6 +62,33 @@ class Config:
             "minimum": 0,
         },
     )
+
+    keep: str = field(
+        default="7d",
+        metadata={
+            "help": "How long to keep jobs that have ended, such as 30m, 12h, 7d or forever; "
+            "0: not at all."
+        },
+    )
+    keep_audio: bool = field(
+        default=True,
+        metadata={"help": "Keep the recordings of jobs that have ended as long as the jobs."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, in words."""
+        self.keep_s()
+
+    def keep_s(self) -> float | None:
+        """Return how many seconds to keep jobs that have ended; ``None`` for ever."""
+        if self.keep == "forever":
+            return None
+        found = re.fullmatch(r"([0-9]{1,6})([smhd]?)", self.keep)
+        if not found or (not found[2] and found[1] != "0"):
+            raise InvalidOption(
+                f"keep: {self.keep!r} is no length of time such as 30m, 12h, 7d, forever or 0"
+            )
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
 
     def slots(self) -> int:
         """Return how many workers run side by side."""

@@ -9,6 +9,9 @@
     ├── JobNotFound
     ├── NotFinished             the transcript is asked for before the end
     ├── Closed                  the transcriber is going away
+    ├── StorageUnavailable      the data folder cannot be written: full, or read-only
+    ├── DataFolderInUse         another transcriber has the data folder
+    ├── UnusableStore           the database is damaged, or not one of ours
     ├── ServerError             a server answered a client with an error
     └── WorkError               a piece of work failed; becomes the job's ``error``
         ├── Undecodable         the recording is not audio or video we can read
@@ -81,6 +84,25 @@ class Closed(AiotranscribeError):
 
     code = "closed"
     http_status = 503
+
+
+class StorageUnavailable(AiotranscribeError):
+    """The data folder cannot be written: the disk is full, or read-only, or gone."""
+
+    code = "storage_unavailable"
+    http_status = 507
+
+
+class DataFolderInUse(AiotranscribeError):
+    """Another transcriber works with the data folder."""
+
+    code = "data_folder_in_use"
+
+
+class UnusableStore(AiotranscribeError):
+    """The database is damaged, of a newer version, or not ours. It is left as it is."""
+
+    code = "unusable_store"
 
 
 class ServerError(AiotranscribeError):

@@ -1,12 +1,13 @@
 """The frame: the one message that every watcher receives, on every transport. Pure."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from aiotranscribe.errors import Problem
-from aiotranscribe.job import Status
+from aiotranscribe.job import Job, Run, Status
 from aiotranscribe.transcript import Segment
 
 
@@ -51,33 +52,73 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def make_cursor(run: int, count: int) -> str:
+def head(
+    job: Job,
+    message: str,
+    *,
+    eta_seconds: float | None = None,
+    queue_position: int | None = None,
+) -> Frame:
+    """Return the frame of someone who has every segment of ``job``."""
+    return Frame(
+        job_id=job.id,
+        status=job.status,
+        progress_percentage=job.percentage,
+        current_step=job.current_step,
+        message=message,
+        eta_seconds=eta_seconds,
+        position_seconds=job.position,
+        duration_seconds=job.duration,
+        speed=job.speed,
+        queue_position=queue_position,
+        language=job.language,
+        error=job.error,
+        offset=job.count,
+        segments=(),
+        cursor=make_cursor(job.runs[-1].id, job.count, is_last=job.status.is_terminal),
+        time=now(),
+    )
+
+
+def make_cursor(run_id: str, count: int, *, is_last: bool = False) -> str:
     """Return the cursor of a watcher who has the first ``count`` segments.
 
     Args:
-        run: Which run of the server issues it.
+        run_id: The job's present run.
         count: How many segments the watcher has.
+        is_last: Whether it has seen the job's end too.
     """
-    return f"{run}-{count}"
+    return f"{run_id}-{count}{_END if is_last else ''}"
 
 
-def resume(cursor: str | None, run: int, count: int) -> int:
+def is_last(cursor: str | None) -> bool:
+    """Whether the owner of ``cursor`` has seen the end, and nothing can be missing."""
+    return bool(cursor and cursor.endswith(_END))
+
+
+_END = "-end"
+_CURSOR = re.compile(rf"([0-9a-f]{{1,16}})-(0|[1-9][0-9]{{0,8}})(?:{_END})?")
+
+
+def resume(cursor: str | None, runs: Sequence[Run], count: int) -> int:
     """Return how many segments the owner of ``cursor`` really has.
 
     Args:
         cursor: What the watcher gave as ``since``; anything, from anyone.
-        run: The present run of the server.
+        runs: The job's runs.
         count: How many segments there are now.
 
     Returns:
         The count in the cursor, or 0, which is everything again, when the cursor is not one
-        of ours: never a guess.
+        of this job's, or names segments that a power cut took back: never a guess.
     """
-    left, dash, right = (cursor or "").partition("-")
-    if not (dash and left.isdecimal() and right.isdecimal() and len(left + right) < 20):
+    found = _CURSOR.fullmatch(cursor or "")
+    ids = [run.id for run in runs]
+    if not found or found[1] not in ids:
         return 0
-    has = int(right)
-    return has if has <= count and cursor == make_cursor(run, has) else 0
+    later = runs[ids.index(found[1]) + 1 :]
+    has = int(found[2])
+    return has if has <= min([count, *(run.began for run in later)]) else 0
 
 
 class View:
@@ -86,12 +127,15 @@ class View:
     Args:
         head: The frame of someone who has every segment.
         segments: The job's segments; the list may grow meanwhile, its beginning never changes.
-        run: The present run of the server.
+            ``None`` when they are only on the disk.
+        runs: The job's runs.
     """
 
-    def __init__(self, head: Frame, segments: Sequence[Segment], run: int) -> None:
-        self._segments = segments
-        self._run = run
+    def __init__(
+        self, head: Frame, segments: Sequence[Segment] | None, runs: Sequence[Run]
+    ) -> None:
+        self.segments = segments
+        self._runs = runs
         #: How many segments there were.
         self.count = head.offset
         self._head = head
@@ -109,10 +153,13 @@ class View:
         Watchers who have equally many get the same object.
         """
         if self._last.offset != offset:
-            self._last = msgspec.structs.replace(
-                self._head, offset=offset, segments=self._segments[offset : self.count]
-            )
+            segments = (self.segments or ())[offset : self.count]
+            self._last = msgspec.structs.replace(self._head, offset=offset, segments=segments)
         return self._last
+
+    def summary(self) -> Frame:
+        """Return the frame without any segments."""
+        return self._head
 
     def encode(self, frame: Frame) -> bytes:
         """Return a frame of this view as JSON, encoded once for all who share it."""
@@ -120,13 +167,18 @@ class View:
             self._encoded = frame, encode(frame)
         return self._encoded[1]
 
-    def renewed(self) -> "View":
-        """Return the same view with the present time: a sign of life."""
-        return View(msgspec.structs.replace(self._head, time=now()), self._segments, self._run)
+    def renewed(self, **changes: object) -> "View":
+        """Return the same view with the present time and other ``changes``: a sign of life."""
+        head = msgspec.structs.replace(self._head, time=now(), **changes)
+        return View(head, self.segments, self._runs)
+
+    def holding(self, segments: Sequence[Segment] | None) -> "View":
+        """Return the same view with its segments read from the disk, or left there."""
+        return View(self._head, segments, self._runs)
 
     def resume(self, cursor: str | None) -> int:
         """Return how many segments the owner of ``cursor`` has; see :func:`resume`."""
-        return resume(cursor, self._run, self.count)
+        return resume(cursor, self._runs, self.count)
 
 
 encode = msgspec.json.Encoder().encode

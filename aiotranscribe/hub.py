@@ -7,23 +7,83 @@ gets one frame with all that it missed; so a slow watcher costs nobody anything.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
 
 from aiotranscribe.errors import JobNotFound
 from aiotranscribe.frame import Frame, View
+from aiotranscribe.transcript import Segment
 
 #: A watcher hears something at least this often; browsers cannot see pings.
 HEARTBEAT_S = 15.0
+# How many finished transcripts stay in memory, those that were asked for last.
+_MOST_KEPT = 16
+
+#: Reads the segments of a finished job from the disk.
+Load = Callable[[str], Awaitable[Sequence[Segment]]]
+
+
+class _Watcher:
+    """Somebody who waits for news; use it with ``with``, or close it in the end."""
+
+    def __init__(self, peers: "set[_Watcher]") -> None:
+        self._is_closed = False
+        self._wake = asyncio.Event()
+        self._peers = peers
+        peers.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def wake(self, job_id: str) -> None:
+        """Look again: there is news of a job."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the iteration, now or at the next step. May be called more than once."""
+        self._is_closed = True
+        self._peers.discard(self)
+        self._wake.set()
+
+    async def _wait(self, has_news: Callable[[], object]) -> bool:
+        """Wait for news; return whether there are any, or only a heartbeat's time has passed."""
+        while not (has_news() or self._is_closed):
+            self._wake.clear()
+            try:
+                # Not wait_for, which up to Python 3.11 swallows a cancellation that comes together
+                # with the news (cpython issue 86296).
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                return False
+        if self._is_closed:
+            raise StopAsyncIteration
+        return True
+
+
+W = TypeVar("W", bound=_Watcher)
 
 
 class Topic:
     """The latest view of one job, and those who watch it."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, job_id: str, view: View, load: Load) -> None:
+        self._job_id = job_id
+        self._load = load
+        self._loading = asyncio.Lock()
         self.view = view
         #: Grows with every view.
         self.version = 0
-        self.subscriptions: set[Subscription] = set()
+        self.watchers: set[_Watcher] = set()
         self._renewed = 0.0
 
     def renew(self) -> None:
@@ -33,40 +93,58 @@ class Topic:
             self._renewed = now
             self.view = self.view.renewed()
 
+    async def frame(self, offset: int) -> Frame:
+        """Return the frame of a watcher who has the first ``offset`` segments."""
+        if self.view.segments is None and offset < self.view.count:
+            async with self._loading:
+                if self.view.segments is None:
+                    segments = await self._load(self._job_id)
+                    if len(segments) < self.view.count:
+                        raise JobNotFound(f"the job {self._job_id} has just been deleted")
+                    self.view = self.view.holding(segments)
+        return self.view.frame(offset)
 
-class Subscription(AsyncIterator[Frame]):
+    def drop_text(self) -> None:
+        """Leave the text of a finished job to the disk."""
+        self.view = self.view.holding(None)
+
+
+class Subscription(_Watcher, AsyncIterator[Frame]):
     """One watcher's frames: the state at once, then every change, the terminal frame last."""
 
     def __init__(self, topic: Topic, offset: int) -> None:
+        super().__init__(topic.watchers)
         self._topic = topic
         self._offset = offset
         self._seen = -1
-        self._is_closed = False
-        self._wake = asyncio.Event()
-        topic.subscriptions.add(self)
 
     @property
     def is_finished(self) -> bool:
         """Whether the terminal frame was delivered, and not just the iteration ended."""
         return self._topic.view.is_last and self._seen == self._topic.version
 
+    @property
+    def is_current(self) -> bool:
+        """Whether no segments are missing, and more may come."""
+        return self._offset == self._topic.view.count and not self._topic.view.is_last
+
+    async def changed(self) -> None:
+        """Wait for the next change."""
+        before = self._topic.version
+        while not await self._wait(lambda: self._topic.version != before):
+            pass
+
     async def __anext__(self) -> Frame:
         """Wait for the next change, or for the heartbeat; return the frame for it."""
         if self.is_finished:
             self.close()
-        while self._seen == self._topic.version and not self._is_closed:
-            self._wake.clear()
-            try:
-                # Not wait_for, which up to Python 3.11 swallows a cancellation that comes together
-                # with the news (cpython issue 86296).
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                self._topic.renew()
-                break
-        if self._is_closed:
-            raise StopAsyncIteration
-        frame = self._topic.view.frame(self._offset)
+        if not await self._wait(lambda: self._seen != self._topic.version):
+            self._topic.renew()
+        try:
+            frame = await self._topic.frame(self._offset)
+        except JobNotFound:
+            self.close()
+            raise StopAsyncIteration from None
         self._seen = self._topic.version
         self._offset = self._topic.view.count
         return frame
@@ -75,36 +153,73 @@ class Subscription(AsyncIterator[Frame]):
         """Return a frame just received as JSON; watchers of the same frame share the work."""
         return self._topic.view.encode(frame)
 
-    def wake(self) -> None:
-        """Let a waiting watcher look again."""
-        self._wake.set()
 
-    def close(self) -> None:
-        """End the iteration, now or at the next step. May be called more than once."""
-        self._is_closed = True
-        self._topic.subscriptions.discard(self)
-        self._wake.set()
+class Board(_Watcher, AsyncIterator[tuple[str, Frame | None]]):
+    """Every job's frames without segments: all of them at once, then every change.
+
+    A job comes with ``None`` when it has been deleted, and an empty id is a sign of life.
+    """
+
+    def __init__(self, topics: dict[str, Topic], boards: set[_Watcher]) -> None:
+        super().__init__(boards)
+        self._topics = topics
+        # A dict keeps the order; a job that changes twice before it is read comes once.
+        self._changed = dict.fromkeys(topics)
+
+    def wake(self, job_id: str) -> None:
+        """Look again, at this job."""
+        self._changed[job_id] = None
+        super().wake(job_id)
+
+    async def __anext__(self) -> tuple[str, Frame | None]:
+        """Wait for the next change of any job."""
+        if not await self._wait(lambda: self._changed):
+            return "", None
+        job_id = next(iter(self._changed))
+        del self._changed[job_id]
+        topic = self._topics.get(job_id)
+        return job_id, topic.view.summary() if topic else None
 
 
 class Hub:
-    """All topics by job."""
+    """All topics by job.
 
-    def __init__(self) -> None:
+    Args:
+        load: Reads the segments of a finished job.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
         self._topics: dict[str, Topic] = {}
+        self._boards: set[_Watcher] = set()
+        #: The finished jobs whose text is in memory, the one asked for last at the end.
+        self._kept: dict[str, None] = {}
+        self._is_closed = False
 
     def publish(self, job_id: str, view: View) -> None:
         """Make ``view`` the job's latest, and wake its watchers."""
         topic = self._topics.get(job_id)
         if topic is None:
-            topic = self._topics[job_id] = Topic(view)
+            topic = self._topics[job_id] = Topic(job_id, view, self._load)
         topic.view = view
         topic.version += 1
-        for subscription in topic.subscriptions:
-            subscription.wake()
+        for watcher in (*topic.watchers, *self._boards):
+            watcher.wake(job_id)
+        self._keep(job_id, topic)
 
     def view(self, job_id: str) -> View:
         """Return the latest view of a job, or raise :class:`JobNotFound`."""
         return self._topic(job_id).view
+
+    async def frame(self, job_id: str, since: str | None = None) -> Frame:
+        """Return the frame of somebody who has what the cursor ``since`` says.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        topic = self._topic(job_id)
+        self._keep(job_id, topic)
+        return await topic.frame(topic.view.resume(since))
 
     def subscribe(self, job_id: str, since: str | None = None) -> Subscription:
         """Watch a job from the cursor ``since`` on, or from its beginning.
@@ -113,17 +228,42 @@ class Hub:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
-        return Subscription(topic, topic.view.resume(since))
+        self._keep(job_id, topic)
+        return self._admit(Subscription(topic, topic.view.resume(since)))
+
+    def board(self) -> Board:
+        """Watch all jobs."""
+        return self._admit(Board(self._topics, self._boards))
 
     def drop(self, job_id: str) -> None:
         """Forget a job. Those who watch it still get what was published before."""
         self._topics.pop(job_id, None)
+        self._kept.pop(job_id, None)
+        for board in self._boards:
+            board.wake(job_id)
 
     def close(self) -> None:
-        """End every subscription."""
-        for topic in self._topics.values():
-            for subscription in list(topic.subscriptions):
-                subscription.close()
+        """End every subscription, and those to come at once."""
+        self._is_closed = True
+        for watchers in [self._boards, *(topic.watchers for topic in self._topics.values())]:
+            for watcher in list(watchers):
+                watcher.close()
+
+    def _admit(self, watcher: W) -> W:
+        if self._is_closed:
+            watcher.close()
+        return watcher
+
+    def _keep(self, job_id: str, topic: Topic) -> None:
+        """Keep the texts of finished jobs that are asked for, and drop those of long ago."""
+        if not topic.view.is_last:
+            return
+        self._kept.pop(job_id, None)
+        self._kept[job_id] = None
+        while len(self._kept) > _MOST_KEPT:
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            self._topics[oldest].drop_text()
 
     def _topic(self, job_id: str) -> Topic:
         with contextlib.suppress(KeyError):

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from aiotranscribe.errors import InvalidOption, Problem
+from aiotranscribe.transcript import Segment
 
 # The languages of multilingual Whisper models; a test compares them with faster-whisper's.
 LANGUAGES = frozenset(
@@ -144,7 +145,20 @@ def _name_first(error: str) -> str:
     return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if where else error
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a job's life: from one start of the server to the next."""
+
+    #: Random, so that no cursor of another run is taken for one of this.
+    id: str
+    #: How many segments the job had when the run began.
+    began: int
+
+
+# A watcher who was away for more starts of the server than this receives everything again.
+_MOST_RUNS = 100
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to transcribe one recording, as it stands now."""
 
     id: str
@@ -168,6 +182,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     is_prepared: bool = False
     #: Highest percentage shown so far; it never goes down.
     percentage: float = 0.0
+    #: Seconds of recording transcribed in a second; ``None`` until that can be told.
+    speed: float | None = None
+    #: How many segments there are.
+    count: int = 0
+    #: How far they reach, in seconds from the recording's start.
+    position: float = 0.0
+    #: Every run of the server in which the job was at work, the present or last one last.
+    runs: tuple[Run, ...] = ()
+    #: When it got its terminal status, in seconds since the epoch.
+    ended: float | None = None
 
     @property
     def current_step(self) -> str:
@@ -188,7 +212,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def decode(self, seconds: float, duration: float | None) -> "Job":
         """Note how much is decoded, and how long the recording claims to be."""
         claimed = self.duration if duration is None else max(duration, seconds)
-        return msgspec.structs.replace(self, decoded=seconds, duration=claimed)
+        # After a crash it is decoded again, and less at first.
+        decoded = max(self.decoded, seconds)
+        return msgspec.structs.replace(self, decoded=decoded, duration=claimed)
 
     def prepare(self, duration: float) -> "Job":
         """Note that the whole recording is decoded: its real length is known."""
@@ -198,9 +224,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Note the language that was detected."""
         return msgspec.structs.replace(self, language=language)
 
-    def end(self, status: Status, error: Problem | None = None) -> "Job":
-        """Give the job its terminal status; the first one stays for ever."""
+    def write(self, segments: Sequence[Segment]) -> "Job":
+        """Note how far the text is."""
+        position = segments[-1].end if segments else 0.0
+        return msgspec.structs.replace(self, count=len(segments), position=position)
+
+    def go_on(self, run_id: str) -> "Job":
+        """Begin the job's part of a new run of the server."""
+        runs = (*self.runs, Run(run_id, self.count))[-_MOST_RUNS:]
+        return msgspec.structs.replace(self, runs=runs)
+
+    def end(self, status: Status, now: float, error: Problem | None = None) -> "Job":
+        """Give the job its terminal status; the first one stays for ever.
+
+        Args:
+            status: What it is.
+            now: The time, in seconds since the epoch.
+            error: Why it failed, if it did.
+        """
         if self.status.is_terminal:
             return self
         percentage = 100.0 if status is Status.COMPLETED else self.percentage
-        return msgspec.structs.replace(self, status=status, error=error, percentage=percentage)
+        return msgspec.structs.replace(
+            self, status=status, error=error, percentage=percentage, ended=now
+        )

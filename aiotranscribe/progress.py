@@ -19,6 +19,9 @@ class Meter:
 
     #: When the first worker began, in seconds.
     began: float | None = None
+    #: What earlier runs of the server had done: share of the work, and seconds transcribed.
+    share_before: float = 0.0
+    transcribed_before: float = 0.0
     #: Seconds to transcribe, of every span found.
     lengths: list[float] = field(default_factory=list)
     #: Seconds transcribed of every span begun.
@@ -49,29 +52,35 @@ class Reading:
     percentage: float
     eta_seconds: float | None
     speed: float | None
-    message: str
 
 
-def read(job: Job, meter: Meter, position: float, now: float) -> Reading:
+def read(job: Job, meter: Meter, now: float) -> Reading:
     """Return what to tell about ``job``.
 
     Args:
         job: The job as it stands.
         meter: Its measurements.
-        position: How far its published text reaches, in seconds.
         now: The time, on the meter's clock.
     """
     elapsed = 0.0 if meter.began is None else now - meter.began
     share = _share(job, meter)
     is_running = job.status is Status.RUNNING
     eta = None
-    if is_running and share > 0.01 and elapsed >= _ETA_AFTER_S:
-        eta = round(elapsed * (1 - share) / share, 1)
-    speed = round(meter.transcribed / elapsed, 1) if meter.transcribed and elapsed else None
+    # What was done before does not tell how fast it goes now.
+    done = share - meter.share_before
+    if is_running and done > 0.01 and elapsed >= _ETA_AFTER_S:
+        eta = round(elapsed * (1 - share) / done, 1)
+    transcribed = meter.transcribed - meter.transcribed_before
+    speed = round(transcribed / elapsed, 1) if transcribed > 0 and elapsed else job.speed
     percentage = job.percentage
     if is_running:
         percentage = max(percentage, round(min(99.9, 100 * share), 1))
-    return Reading(percentage, eta, speed, _message(job, position))
+    return Reading(percentage, eta, speed)
+
+
+def resume(job: Job, meter: Meter) -> None:
+    """Note that all that ``meter`` has so far was measured in earlier runs of the server."""
+    meter.share_before, meter.transcribed_before = _share(job, meter), meter.transcribed
 
 
 def _share(job: Job, meter: Meter) -> float:
@@ -98,7 +107,8 @@ _WAITING = {
 }
 
 
-def _message(job: Job, position: float) -> str:
+def message(job: Job) -> str:
+    """Return how the job stands, in a sentence for people."""
     match job.status:
         case Status.COMPLETED:
             return f"Transcribed {clock(job.duration or 0.0)}"
@@ -108,5 +118,5 @@ def _message(job: Job, position: float) -> str:
             return f"Failed: {job.error.message}" if job.error else "Failed"
     if job.step is Step.TRANSCRIBING:
         whole = f" of {clock(job.duration)}" if job.duration else ""
-        return f"Transcribed {clock(position)}{whole}"
+        return f"Transcribed {clock(job.position)}{whole}"
     return _WAITING[job.step]

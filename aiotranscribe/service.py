@@ -1,25 +1,30 @@
 """The transcriber: takes recordings, drives the workers, tells the watchers. The library's API.
 
 All that can change a job goes through one queue, the inbox, and is applied by one task in
-total order: apply (pure) -> publish -> hand out the next work. Nothing else changes a job.
+total order: apply (pure) -> hand out the next work -> commit -> publish. Nothing else changes a
+job, and nothing is told before it is safe.
 """
 
 import asyncio
+import contextlib
 import logging
+import secrets
 import shutil
 import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from aiotranscribe import frame as frames
+from aiotranscribe import progress
 from aiotranscribe.config import Config
+from aiotranscribe.course import Change, Course
 from aiotranscribe.engine import messages
 from aiotranscribe.engine.messages import Ended, Load, Message, Prepare, Transcribe, Unload, Work
 from aiotranscribe.engine.pool import Slot
@@ -35,14 +40,14 @@ from aiotranscribe.errors import (
     ModelNotAvailable,
     NotFinished,
     Problem,
+    StorageUnavailable,
 )
-from aiotranscribe.exports import clock
-from aiotranscribe.frame import Frame, View, make_cursor, now
-from aiotranscribe.hub import Hub, Subscription
+from aiotranscribe.frame import Frame, View
+from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
-from aiotranscribe.progress import Meter, read
-from aiotranscribe.spool import Arrival, Spool
-from aiotranscribe.transcript import Draft, Transcript, join
+from aiotranscribe.spool import Arrival, Spool, writing_to
+from aiotranscribe.store import Store
+from aiotranscribe.transcript import Segment, Transcript, join
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +60,10 @@ _LONGEST_NAME = 255
 _COPY_BYTES = 1 << 20
 # Spans that a worker decodes in lock-step: more of them is faster, and delays other jobs longer.
 _TOGETHER = 3
-# A span that this many workers died with is not tried again.
-_MOST_DEATHS = 2
-
-
-class _Entry:
-    """A job and what belongs to it while it is known here."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.draft = Draft()
-        self.meter = Meter()
-        #: Every span found, as it was found.
-        self.spans: dict[int, Span] = {}
-        #: The spans that have no more segments to come.
-        self.done: set[int] = set()
-        #: Spans that wait until the first one has found the language.
-        self.held: list[Span] = []
-        #: How much of a span is decoded, in frames of 10 ms.
-        self.seeks: dict[int, int] = {}
-        #: How many workers died with a span, or (None) with the recording's decoding.
-        self.deaths: Counter[int | None] = Counter()
+# A disk that is full is tried again after so long; who waits for an answer gets one after this.
+_TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
+# How often to look for jobs that have been kept long enough.
+_SWEEP_S = 60.0
 
 
 class Transcriber:
@@ -94,26 +82,44 @@ class Transcriber:
         self._config = config or Config()
         self._loader = loader
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
-        self._entries: dict[str, _Entry] = {}
+        #: Every job, as it was told last.
+        self._jobs: dict[str, Job] = {}
+        #: The jobs that have no terminal status, or whose end is not told yet.
+        self._courses: dict[str, Course] = {}
         self._changed: set[str] = set()
+        self._deleted: set[str] = set()
+        #: What is told of the jobs that have changed, once that is safe.
+        self._views: dict[str, View] = {}
         self._replies: list[Callable[[], None]] = []
         self._scheduler: Scheduler[Prepare | Transcribe] = Scheduler()
         self._slots: list[Slot] = []
         #: Jobs that wait, and how many wait before each.
         self._positions: dict[str, int] = {}
-        self._hub = Hub()
-        self._run = 1
+        self._hub = Hub(self._segments)
+        self._run_id = secrets.token_hex(4)
         self._is_open = False
         self._model_error: Problem | None = None
+        #: Why the data folder cannot be written, while it cannot.
+        self._storage_error: AiotranscribeError | None = None
+        self._cleaning: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Transcriber":
         folder = self._config.data_dir
         self._temporary = None if folder else tempfile.mkdtemp(prefix="aiotranscribe-")
         root = folder or Path(self._temporary or "")
-        self._spool = await asyncio.to_thread(Spool, root / "spool")
+        self._store = Store(root)
+        await self._store.open()
+        try:
+            with writing_to(root):
+                self._spool = await asyncio.to_thread(Spool, root / "spool")
+            await self._restore()
+        except BaseException:
+            await self._store.close()
+            raise
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_open = True
         self._drainer = asyncio.create_task(self._drain(), name="inbox")
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
         config = self._config
         settings = Settings(config.device, config.compute_type, config.threads())
         self._slots = [
@@ -131,12 +137,43 @@ class Transcriber:
         self._is_open = False
         self.dismiss()
         await asyncio.gather(*(slot.close() for slot in self._slots))
-        self._drainer.cancel()
-        await asyncio.wait([self._drainer])
+        for task in (self._drainer, self._sweeper):
+            task.cancel()
+        await asyncio.wait([self._drainer, self._sweeper, *self._cleaning])
+        await self._store.close()
         if not self._ready.cancel() and not self._ready.cancelled():
             self._ready.exception()  # seen, even if nobody waited for it
         if self._temporary:
             await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+
+    async def _restore(self) -> None:
+        """Bring back all jobs as they were told last; those at work go on."""
+        for job in await self._store.jobs():
+            self._jobs[job.id] = job
+            if job.status.is_terminal:
+                told = frames.head(job, progress.message(job))
+                self._hub.publish(job.id, View(told, None, job.runs))
+            else:
+                await self._go_on(job)
+        await self._commit()
+        self._publish()
+        if self._jobs:
+            log.info("%s jobs are known, %s of them go on", len(self._jobs), len(self._courses))
+        await asyncio.to_thread(
+            self._spool.tidy, self._jobs, self._courses, keeps_recordings=self._config.keep_audio
+        )
+
+    async def _go_on(self, job: Job) -> None:
+        course = self._courses[job.id] = Course(job, await self._store.findings(job.id))
+        self._changed.add(job.id)
+        has_sound = job.is_prepared and self._spool.has_sound(job.id, job.duration or 0.0)
+        course.go_on(self._run_id, has_sound=has_sound)
+        self._begin(course, has_sound=has_sound)
+        if not (has_sound or self._spool.recording(job.id).exists()):
+            error = Problem("recording_lost", "the recording is no longer in the data folder")
+            self._end(course, Status.FAILED, error)
+        elif course.is_done:
+            self._end(course, Status.COMPLETED)
 
     # -- what callers do -----------------------------------------------------------------
 
@@ -165,6 +202,7 @@ class Transcriber:
         Raises:
             InvalidOption: an option that cannot be.
             InvalidRequest: there is not a single byte, or no such file.
+            StorageUnavailable: the data folder cannot be written.
             Closed: this transcriber is going away.
         """
         options = self.check(options or Options())
@@ -193,42 +231,58 @@ class Transcriber:
         options = self.check(options or Options())
         if not arrival.size_bytes:
             raise InvalidRequest("the recording is empty (0 bytes)")
-        language = "en" if is_english_only(options.model or "") else options.language
         job = Job(
             id=uuid.uuid4().hex,
             name=(name or "recording")[:_LONGEST_NAME],
             created=time.time(),
             options=options,
-            language=language,
-        )
+            language="en" if is_english_only(options.model or "") else options.language,
+        ).go_on(self._run_id)
+        # Whoever is cancelled meanwhile gets no answer, but either the job is there or it is not.
+        return await asyncio.shield(asyncio.ensure_future(self._accept(arrival, job)))
+
+    async def _accept(self, arrival: Arrival, job: Job) -> Job:
         try:
             await asyncio.to_thread(arrival.keep, self._spool.recording(job.id))
-            return await self._do(partial(self._accept, job))
-        except Exception:
+            await self._store.commit([Change(job, 0, (), is_lasting=True)])
+        except BaseException:
             await asyncio.to_thread(self._spool.remove, job.id)
             raise
+        return await self._do(partial(self._enter, job))
 
     def get(self, job_id: str) -> Job:
         """Return a job as it stands, or raise :class:`JobNotFound`."""
-        return self._entry(job_id).job
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobNotFound(f"there is no job {job_id[:64]!r}") from None
 
     def jobs(self) -> list[Job]:
         """Return all jobs, newest first."""
-        return [entry.job for entry in reversed(self._entries.values())]
+        return list(reversed(self._jobs.values()))
 
-    def frame(self, job_id: str, since: str | None = None) -> Frame:
+    async def frame(self, job_id: str, since: str | None = None, *, wait_s: float = 0) -> Frame:
         """Return the job's frame for someone who has what the cursor ``since`` says.
+
+        Args:
+            job_id: Which job.
+            since: The cursor of the last frame; ``None`` for all of the text.
+            wait_s: If no text is missing, wait so long for the next change.
 
         Raises:
             JobNotFound: there is no such job.
         """
-        view = self._hub.view(job_id)
-        return view.frame(view.resume(since))
+        if wait_s and since:
+            with self._hub.subscribe(job_id, since) as watcher:
+                if watcher.is_current:
+                    with contextlib.suppress(TimeoutError, StopAsyncIteration):
+                        async with asyncio.timeout(wait_s):
+                            await watcher.changed()
+        return await self._hub.frame(job_id, since)
 
     def summary(self, job_id: str) -> Frame:
         """Return the job's frame without its segments, or raise :class:`JobNotFound`."""
-        view = self._hub.view(job_id)
-        return view.frame(view.count)
+        return self._hub.view(job_id).summary()
 
     def watch(self, job_id: str, since: str | None = None) -> Subscription:
         """Iterate over the job's frames: its state at once, then every change, the end last.
@@ -241,21 +295,28 @@ class Transcriber:
         """
         return self._hub.subscribe(job_id, since)
 
-    def transcript(self, job_id: str, *, partial: bool = False) -> Transcript:
+    def board(self) -> Board:
+        """Iterate over the frames of all jobs, without their segments: now, then every change.
+
+        A deleted job comes as its id and ``None``; an empty id is a sign of life.
+        """
+        return self._hub.board()
+
+    async def transcript(self, job_id: str, *, partial: bool = False) -> Transcript:
         """Return the text of a finished job; with ``partial``, of any job, as far as it is.
 
         Raises:
             JobNotFound: there is no such job.
             NotFinished: it is still at work.
         """
-        entry = self._entry(job_id)
-        if not (partial or entry.job.status.is_terminal):
+        frame = await self._hub.frame(job_id)
+        if not (partial or frame.status.is_terminal):
             raise NotFinished(
-                f"the job is still {entry.job.status.value}; wait for its end, or ask for "
+                f"the job is still {frame.status.value}; wait for its end, or ask for "
                 "partial=true to get the text so far"
             )
-        segments = tuple(entry.draft.segments)
-        return Transcript(join(segments), entry.job.language, entry.job.duration, segments)
+        segments = tuple(frame.segments)
+        return Transcript(join(segments), frame.language, frame.duration_seconds, segments)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job and keep its text so far. A job that has ended stays as it is.
@@ -271,8 +332,12 @@ class Transcriber:
         Raises:
             JobNotFound: there is no such job.
         """
-        await self._do(partial(self._delete, job_id))
+        self.get(job_id)
+        # Before the row: on a full disk, that makes the room to write that the job is gone.
+        with contextlib.suppress(StorageUnavailable):
+            await self._do(partial(self._cancel, job_id))
         await asyncio.to_thread(self._spool.remove, job_id)
+        await self._do(partial(self._delete, job_id))
 
     def dismiss(self) -> None:
         """End every watcher's iteration, because this transcriber is going away."""
@@ -309,6 +374,7 @@ class Transcriber:
                 except Exception:
                     log.exception("an event could not be applied")
             self._dispatch()
+            await self._commit()
             self._publish()
             replies, self._replies = self._replies, []
             for reply in replies:
@@ -329,52 +395,48 @@ class Transcriber:
             self._replies.append(reply)
 
         self._inbox.put_nowait(event)
-        return await answer
+        either: list[asyncio.Future[Any]] = [answer, self._drainer]
+        await asyncio.wait(either, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        if self._drainer.done():
+            raise Closed("the server is shutting down")
+        raise self._storage_error or StorageUnavailable("the data folder does not answer")
 
-    def _set(self, entry: _Entry, job: Job) -> None:
-        """Make ``job`` the state of its entry; one log line for every change of status."""
-        before, entry.job = entry.job, job
-        if job != before:
-            self._changed.add(job.id)
-        if job.status is not before.status:
-            why = f": {job.error.message}" if job.error else ""
-            log.info("job %s %s%s", job.id, job.status.value, why)
-
-    def _accept(self, job: Job) -> Job:
-        self._entries[job.id] = _Entry(job)
-        log.info("job %s queued", job.id)
-        work = Prepare(
-            job.id,
-            str(self._spool.recording(job.id)),
-            str(self._spool.pcm(job.id)),
-            job.options,
-        )
-        weight = WEIGHTS[job.options.priority]
-        self._scheduler.push(job.id, work, _PREPARE_COST_S, weight=weight)
+    def _enter(self, job: Job) -> Job:
+        """Begin with a job that has just been accepted."""
+        course = self._courses[job.id] = Course(job)
         self._changed.add(job.id)
+        self._begin(course, has_sound=False)
         return job
 
+    def _begin(self, course: Course, *, has_sound: bool) -> None:
+        job = course.job
+        if not has_sound:
+            recording, pcm = self._spool.recording(job.id), self._spool.pcm(job.id)
+            work = Prepare(job.id, str(recording), str(pcm), job.options)
+            weight = WEIGHTS[job.options.priority]
+            self._scheduler.push(job.id, work, _PREPARE_COST_S, weight=weight)
+        self._offer(course, course.take_ready())
+
     def _cancel(self, job_id: str) -> Job:
-        entry = self._entry(job_id)
-        self._end(entry, Status.CANCELLED)
-        return entry.job
+        if course := self._courses.get(job_id):
+            self._end(course, Status.CANCELLED)
+            return course.job
+        return self.get(job_id)
 
     def _delete(self, job_id: str) -> None:
-        entry = self._entry(job_id)
-        self._end(entry, Status.CANCELLED)
-        self._positions.pop(job_id, None)
-        self._publish_one(entry)
-        self._hub.drop(job_id)
-        del self._entries[job_id]
-        self._changed.discard(job_id)
-        log.info("job %s deleted", job_id)
+        self._cancel(job_id)
+        self._deleted.add(job_id)
 
-    def _end(self, entry: _Entry, status: Status, error: Problem | None = None) -> None:
+    def _end(self, course: Course, status: Status, error: Problem | None = None) -> None:
         """Give a job its terminal status, unless it has one, and stop what runs for it."""
-        self._set(entry, entry.job.end(status, error))
-        self._scheduler.remove(entry.job.id)
+        course.job = course.job.end(status, time.time(), error)
+        self._changed.add(course.job.id)
+        self._scheduler.remove(course.job.id)
         for slot in self._slots:
-            if isinstance(slot.work, Prepare | Transcribe) and slot.work.job_id == entry.job.id:
+            if isinstance(slot.work, Prepare | Transcribe) and slot.work.job_id == course.job.id:
                 slot.stop()
 
     def _on_message(self, slot: Slot, work: Work | None, message: Message) -> None:
@@ -387,9 +449,9 @@ class Transcriber:
             asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
         if isinstance(work, Load | Unload | None):
             self._apply_load(slot, message)
-        elif (entry := self._entries.get(work.job_id)) and not entry.job.status.is_terminal:
+        elif (course := self._courses.get(work.job_id)) and not course.job.status.is_terminal:
             self._changed.add(work.job_id)
-            self._apply_work(entry, work, message)
+            self._apply_work(course, work, message)
 
     def _apply_load(self, slot: Slot, message: Message) -> None:
         match message:
@@ -401,86 +463,50 @@ class Transcriber:
                 self._model_error = error
                 _refuse(self._ready, ModelNotAvailable(error.message))
 
-    def _apply_work(self, entry: _Entry, work: Prepare | Transcribe, message: Message) -> None:
-        job = entry.job
+    def _apply_work(self, course: Course, work: Prepare | Transcribe, message: Message) -> None:
+        course.hear(message)
+        self._offer(course, course.take_ready())
         match message:
-            case messages.Entered(step):
-                self._set(entry, job.enter(step))
-            case messages.Decoded(seconds, duration):
-                self._set(entry, job.decode(seconds, duration))
-            case messages.SpanFound(span) if span.index not in entry.spans:
-                entry.spans[span.index] = span
-                entry.meter.found(span)
-                self._offer(entry, span)
-            case messages.LanguageFound(language):
-                self._set(entry, job.speak(language))
-                held, entry.held = entry.held, []
-                for span in held:
-                    self._offer(entry, span)
-            case messages.Recognised(index, segments, seek, is_done):
-                for segment in segments:
-                    entry.draft.add(index, segment)
-                entry.seeks[index] = seek
-                entry.meter.at(entry.spans[index], seek)
-                if is_done:
-                    entry.done.add(index)
-                    entry.draft.finish(index)
-                    entry.meter.finished(entry.spans[index])
-            case messages.Prepared(duration):
-                self._set(entry, job.prepare(duration))
             case messages.Failed(error):
-                self._end(entry, Status.FAILED, error)
+                self._end(course, Status.FAILED, error)
             case messages.Died(error, has_begun):
-                self._retry(entry, work, error, is_at_fault=has_begun)
-        is_over = entry.job.is_prepared and entry.done == entry.spans.keys()
-        if isinstance(message, Ended) and is_over and not entry.job.status.is_terminal:
-            self._set(entry, entry.job.enter(Step.FINISHING))
+                self._retry(course, work, error, is_at_fault=has_begun)
+        if isinstance(message, Ended) and course.is_done and not course.job.status.is_terminal:
+            course.job = course.job.enter(Step.FINISHING)
             # In a turn of its own, after this one is published: watchers see this step too.
-            event = partial(self._end, entry, Status.COMPLETED)
+            event = partial(self._end, course, Status.COMPLETED)
             asyncio.get_running_loop().call_soon(self._inbox.put_nowait, event)
 
-    def _offer(self, entry: _Entry, span: Span, *, is_again: bool = False) -> None:
-        """Give a span to the scheduler; all but the first wait for the language."""
-        job = entry.job
-        if job.language is None and span.index > 0:
-            entry.held.append(span)
-            return
+    def _offer(self, course: Course, spans: Sequence[Span], *, is_again: bool = False) -> None:
+        """Give spans to the scheduler; those that are done again go first, and alone."""
+        job = course.job
         options = msgspec.structs.replace(job.options, language=job.language)
-        self._scheduler.push(
-            job.id,
-            Transcribe(job.id, str(self._spool.pcm(job.id)), (span,), options),
-            span.length,
-            is_alone=is_again,
-            is_first=is_again,
-        )
+        for span in reversed(spans) if is_again else spans:
+            self._scheduler.push(
+                job.id,
+                Transcribe(job.id, str(self._spool.pcm(job.id)), (span,), options),
+                span.length,
+                weight=WEIGHTS[job.options.priority],
+                is_alone=is_again,
+                is_first=is_again,
+            )
 
     def _retry(
-        self, entry: _Entry, work: Prepare | Transcribe, error: Problem, *, is_at_fault: bool
+        self, course: Course, work: Prepare | Transcribe, error: Problem, *, is_at_fault: bool
     ) -> None:
         """Do again what a dead worker had not done; give up what has killed too many.
 
         Spans go alone now, so that the one at fault is the one that is counted.
         """
-        spans: Sequence[Span] = ()
-        if isinstance(work, Transcribe):
-            spans = [span for span in work.spans if span.index not in entry.done]
-        at_fault: Sequence[int | None] = (
-            [None] if isinstance(work, Prepare) else [span.index for span in spans]
-        )
-        if not is_at_fault:
-            at_fault = []
-        entry.deaths.update(at_fault)
-        for index in at_fault:
-            if entry.deaths[index] == _MOST_DEATHS:
-                text = f"{_part(entry, index)} ended {_MOST_DEATHS} workers; {error.message}"
-                self._end(entry, Status.FAILED, Problem(error.code, text))
-                return
-        log.warning("job %s: %s; its work is done again", entry.job.id, error.message)
+        spans = work.spans if isinstance(work, Transcribe) else None
+        if is_at_fault and (verdict := course.count_death(spans, error)):
+            self._end(course, Status.FAILED, verdict)
+            return
+        log.warning("job %s: %s; its work is done again", course.job.id, error.message)
         if isinstance(work, Prepare):
-            self._scheduler.push(entry.job.id, work, _PREPARE_COST_S)
-        for span in reversed(spans):
-            seek = entry.seeks.get(span.index, 0)
-            self._offer(entry, msgspec.structs.replace(span, seek=seek), is_again=True)
+            self._scheduler.push(course.job.id, work, _PREPARE_COST_S)
+        else:
+            self._offer(course, course.rests(work.spans), is_again=True)
 
     # -- after every batch ---------------------------------------------------------------
 
@@ -490,11 +516,12 @@ class Transcriber:
             if slot.is_free:
                 self._feed(slot)
         loading = sum(isinstance(slot.work, Load) for slot in self._slots)
-        waiting = [self._entries[job_id] for job_id in self._scheduler.order()]
-        for entry in [entry for entry in waiting if entry.job.status is Status.QUEUED][:loading]:
-            self._set(entry, entry.job.enter(Step.LOADING_MODEL))
-        queued = (entry for entry in waiting if entry.job.status is Status.QUEUED)
-        positions = {entry.job.id: position for position, entry in enumerate(queued)}
+        waiting = [self._courses[job_id] for job_id in self._scheduler.order()]
+        for course in [each for each in waiting if each.job.status is Status.QUEUED][:loading]:
+            course.job = course.job.enter(Step.LOADING_MODEL)
+            self._changed.add(course.job.id)
+        queued = (course for course in waiting if course.job.status is Status.QUEUED)
+        positions = {course.job.id: position for position, course in enumerate(queued)}
         for job_id in self._positions | positions:
             if positions.get(job_id) != self._positions.get(job_id):
                 self._changed.add(job_id)
@@ -511,7 +538,7 @@ class Transcriber:
         if isinstance(work, Transcribe):
             spans = tuple(part.spans[0] for part in taken if isinstance(part, Transcribe))
             work = msgspec.structs.replace(work, spans=spans)
-        meter = self._entries[work.job_id].meter
+        meter = self._courses[work.job_id].meter
         if meter.began is None:
             meter.began = time.monotonic()
         slot.perform(work)
@@ -522,50 +549,83 @@ class Transcriber:
             log.info("worker %s is idle and gives its model back", slot.number)
             slot.perform(Unload())
 
+    async def _commit(self) -> None:
+        """Write down what has changed, however long the disk takes to be ready for it."""
+        self._views = {
+            job_id: course.measure(time.monotonic(), self._positions.get(job_id))
+            for job_id in self._changed
+            if (course := self._courses.get(job_id))
+        }
+        self._changed.clear()
+        changes = [
+            change for job_id in self._views if (change := self._courses[job_id].take_change())
+        ]
+        while changes or self._deleted:
+            try:
+                await self._store.commit(changes, self._deleted)
+                break
+            except AiotranscribeError as error:
+                self._excuse(error)
+                await asyncio.sleep(_TRY_AGAIN_S)
+        if self._storage_error:
+            log.info("the data folder can be written again")
+            self._storage_error = None
+            self._changed.update(self._courses)
+            self._inbox.put_nowait(lambda: None)
+
+    def _excuse(self, error: AiotranscribeError) -> None:
+        """Tell those who watch a job at work what it waits for."""
+        if self._storage_error:
+            return
+        self._storage_error = error
+        log.error("%s; trying again until it can", error)
+        for job_id in self._courses:
+            with contextlib.suppress(JobNotFound):
+                view = self._hub.view(job_id)
+                waiting = view.renewed(message=f"Waiting: {error}", eta_seconds=None)
+                self._hub.publish(job_id, waiting)
+
     def _publish(self) -> None:
-        changed, self._changed = self._changed, set()
-        for job_id in changed:
-            if entry := self._entries.get(job_id):
-                self._publish_one(entry)
+        for job_id, view in self._views.items():
+            before, job = self._jobs.get(job_id), self._courses[job_id].job
+            if before is None or job.status is not before.status:
+                why = f": {job.error.message}" if job.error else ""
+                log.info("job %s %s%s", job_id, job.status.value, why)
+            self._jobs[job_id] = job
+            self._hub.publish(job_id, view)
+            if job.status.is_terminal:
+                del self._courses[job_id]
+                self._clean(job_id)
+        self._views.clear()
+        for job_id in self._deleted:
+            log.info("job %s deleted", job_id)
+            self._hub.drop(job_id)
+            self._jobs.pop(job_id, None)
+        self._deleted.clear()
 
-    def _publish_one(self, entry: _Entry) -> None:
-        job, segments = entry.job, entry.draft.segments
-        position = segments[-1].end if segments else 0.0
-        reading = read(job, entry.meter, position, time.monotonic())
-        entry.job = job = msgspec.structs.replace(job, percentage=reading.percentage)
-        head = Frame(
-            job_id=job.id,
-            status=job.status,
-            progress_percentage=reading.percentage,
-            current_step=job.current_step,
-            message=reading.message,
-            eta_seconds=reading.eta_seconds,
-            position_seconds=position,
-            duration_seconds=job.duration,
-            speed=reading.speed,
-            queue_position=self._positions.get(job.id),
-            language=job.language,
-            error=job.error,
-            offset=len(segments),
-            segments=(),
-            cursor=make_cursor(self._run, len(segments)),
-            time=now(),
-        )
-        self._hub.publish(job.id, View(head, segments, self._run))
+    def _clean(self, job_id: str) -> None:
+        """Remove what a job that has ended does not need, while everything else goes on."""
+        remove = partial(self._spool.remove_sound, job_id, keeps_recording=self._config.keep_audio)
+        task = asyncio.create_task(asyncio.to_thread(remove))
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
 
-    def _entry(self, job_id: str) -> _Entry:
-        try:
-            return self._entries[job_id]
-        except KeyError:
-            raise JobNotFound(f"there is no job {job_id[:64]!r}") from None
+    async def _sweep(self) -> None:
+        """Delete jobs that have been kept as long as they should be."""
+        keep_s = self._config.keep_s()
+        while keep_s is not None:
+            before = time.time() - keep_s
+            for job in list(self._jobs.values()):
+                if job.ended is not None and job.ended <= before:
+                    log.info("job %s has been kept for %s", job.id, self._config.keep)
+                    with contextlib.suppress(JobNotFound, StorageUnavailable):
+                        await self.delete(job.id)
+            await asyncio.sleep(min(_SWEEP_S, keep_s or 1.0))
 
-
-def _part(entry: _Entry, index: int | None) -> str:
-    """What killed a worker, in words: a span, or the recording while it was decoded."""
-    if index is None:
-        return "the recording"
-    span = entry.spans[index]
-    return f"the speech from {clock(span.start)} to {clock(span.end)}"
+    async def _segments(self, job_id: str) -> Sequence[Segment]:
+        """Read a finished job's segments from the disk."""
+        job = self.get(job_id)
+        return Course(job, await self._store.findings(job_id)).draft.segments
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:

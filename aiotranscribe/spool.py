@@ -5,11 +5,25 @@ crash leaves behind is either complete or in the folder of arrivals, which each 
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Container, Iterator
 from pathlib import Path
 from types import TracebackType
+
+from aiotranscribe.engine.spans import SAMPLE_RATE
+from aiotranscribe.errors import StorageUnavailable
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Say in our words that ``path`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
 
 
 class Arrival:
@@ -21,7 +35,8 @@ class Arrival:
         self.size_bytes = 0
 
     async def __aenter__(self) -> "Arrival":
-        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder)
+        with writing_to(self._folder):
+            descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder)
         self._file = os.fdopen(descriptor, "wb")
         self._path = Path(name)
         return self
@@ -32,22 +47,25 @@ class Arrival:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what cannot be written is discarded anyway
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     async def write(self, piece: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes; raises :class:`StorageUnavailable` if there is no room."""
         self.size_bytes += len(piece)
-        await asyncio.to_thread(self._file.write, piece)
+        with writing_to(self._folder):
+            await asyncio.to_thread(self._file.write, piece)
 
     def keep(self, path: Path) -> None:
         """Make the whole recording ``path``, on the disk for good. Blocking."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        path.parent.mkdir()
-        self._path.rename(path)
-        for folder in (path.parent, path.parent.parent):
-            _fsync_folder(folder)
+        with writing_to(self._folder):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            path.parent.mkdir()
+            self._path.rename(path)
+            for folder in (path.parent, path.parent.parent):
+                _fsync_folder(folder)
 
 
 class Spool:
@@ -66,6 +84,43 @@ class Spool:
     def remove(self, job_id: str) -> None:
         """Remove everything of a job's; nothing happens if there is nothing."""
         shutil.rmtree(self._folder / job_id, ignore_errors=True)
+
+    def remove_sound(self, job_id: str, *, keeps_recording: bool) -> None:
+        """Remove what a job that has ended does not need.
+
+        That is the decoded audio, which is many times larger than most recordings, and can be
+        had again from them.
+        """
+        if keeps_recording:
+            self.pcm(job_id).unlink(missing_ok=True)
+        else:
+            self.remove(job_id)
+
+    def has_sound(self, job_id: str, duration: float) -> bool:
+        """Whether so many seconds of decoded audio are there."""
+        try:
+            size_bytes = self.pcm(job_id).stat().st_size
+        except OSError:
+            return False
+        return size_bytes >= 2 * round(duration * SAMPLE_RATE)
+
+    def tidy(
+        self, known: Container[str], at_work: Container[str], *, keeps_recordings: bool
+    ) -> None:
+        """Remove what a crash has left behind.
+
+        Args:
+            known: Ids of all jobs.
+            at_work: Ids of those that have not ended.
+            keeps_recordings: Whether those of jobs that have ended are kept.
+        """
+        for path in self._folder.iterdir():
+            if path == self._arrivals or path.name in at_work:
+                continue
+            if path.name in known:
+                self.remove_sound(path.name, keeps_recording=keeps_recordings)
+            else:
+                self.remove(path.name)
 
     def recording(self, job_id: str) -> Path:
         """Where a job's recording is."""

@@ -27,7 +27,7 @@ async def captions(request: web.Request) -> web.Response:
         print(f"{frame.progress_percentage:5.1f} %  {frame.message}", flush=True)
     if frame.status is not Status.COMPLETED:
         raise web.HTTPUnprocessableEntity(text=frame.message)
-    return web.Response(text=to_vtt(transcriber.transcript(job.id)), content_type="text/vtt")
+    return web.Response(text=to_vtt(await transcriber.transcript(job.id)), content_type="text/vtt")
 
 
 def make_app() -> web.Application:

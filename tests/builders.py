@@ -4,7 +4,7 @@ import msgspec
 
 from aiotranscribe.errors import Problem
 from aiotranscribe.frame import Frame, View, make_cursor
-from aiotranscribe.job import Status
+from aiotranscribe.job import Run, Status
 from aiotranscribe.transcript import Segment
 
 #: The contract of a frame: these keys, in this order. Clients in other languages rely on it.
@@ -27,7 +27,9 @@ KEYS = [
     "time",
 ]
 
-RUN = 7
+#: The present run of the server, and all of a job's.
+RUN = "7"
+RUNS = (Run(RUN, 0),)
 
 
 def segment(number: int) -> Segment:
@@ -58,14 +60,14 @@ def head(count: int, status: Status = Status.RUNNING) -> Frame:
         error=Problem("undecodable", "no sound") if status is Status.FAILED else None,
         offset=count,
         segments=(),
-        cursor=make_cursor(RUN, count),
+        cursor=make_cursor(RUN, count, is_last=status.is_terminal),
         time="2026-01-01T12:00:00.123Z",
     )
 
 
 def view(count: int, status: Status = Status.RUNNING) -> View:
     """Return the view of a job that has ``count`` segments."""
-    return View(head(count, status), segments(count), RUN)
+    return View(head(count, status), segments(count), RUNS)
 
 
 def frame(offset: int, count: int) -> Frame:

@@ -17,7 +17,7 @@ from aiotranscribe.hub import Hub, Subscription
 from aiotranscribe.job import Status
 from aiotranscribe.transcript import Segment
 from tests import builders
-from tests.builders import RUN
+from tests.builders import RUN, RUNS
 
 JOB = "job"
 # Long enough for any machine; whoever waits this long waits for something that does not come.
@@ -30,10 +30,15 @@ def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubs, "HEARTBEAT_S", 3600.0)
 
 
+async def nothing_on_disk(job_id: str) -> list[Segment]:
+    """Read the segments of a job, of which there are none."""
+    raise AssertionError(f"{job_id} is in memory")
+
+
 @pytest.fixture
 def hub() -> Hub:
     """A hub with one running job that has no text yet."""
-    hub = Hub()
+    hub = Hub(nothing_on_disk)
     hub.publish(JOB, builders.view(0))
     return hub
 
@@ -83,7 +88,7 @@ async def test_a_change_without_text_is_told_too(hub: Hub) -> None:
     subscription = hub.subscribe(JOB)
     await following(subscription)
     head = msgspec.structs.replace(builders.head(0), current_step="loading_model")
-    hub.publish(JOB, View(head, [], RUN))
+    hub.publish(JOB, View(head, [], RUNS))
     frame = await following(subscription)
     assert (frame.current_step, numbers(frame)) == ("loading_model", [])
 
@@ -127,7 +132,7 @@ async def test_a_cursor_saves_what_one_has(hub: Hub) -> None:
     assert (frame.offset, numbers(frame)) == (2, [2])
 
 
-@pytest.mark.parametrize("cursor", [make_cursor(RUN, 4), make_cursor(RUN - 1, 2), "garbage"])
+@pytest.mark.parametrize("cursor", [make_cursor(RUN, 4), make_cursor("6", 2), "garbage"])
 async def test_a_cursor_that_is_not_ours_gets_everything(hub: Hub, cursor: str) -> None:
     """Otherwise someone's text silently lacks its beginning."""
     hub.publish(JOB, builders.view(3))
@@ -315,7 +320,7 @@ def test_every_watcher_has_the_whole_text_whatever_happens_when(
 
 
 async def _follow(steps: list[tuple[str, int]]) -> None:
-    hub, count = Hub(), 0
+    hub, count = Hub(nothing_on_disk), 0
     hub.publish(JOB, builders.view(0))
     watchers = [Watcher(hub.subscribe(JOB)) for _ in range(3)]
     for step, number in steps:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotranscribe.errors import InvalidOption, Problem
-from aiotranscribe.job import LANGUAGES, WEIGHTS, Job, Options, Status, Step, is_english_only
+from aiotranscribe.job import LANGUAGES, WEIGHTS, Job, Options, Run, Status, Step, is_english_only
+from aiotranscribe.transcript import Segment
 
 MODELS = ("small", "tiny.en")
 TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
@@ -163,23 +164,25 @@ def test_the_languages_are_those_of_faster_whisper() -> None:
 
 CHANGES: list[Callable[[Job], Job]] = [
     *(lambda job, step=step: job.enter(step) for step in Step if step is not Step.QUEUED),
-    *(lambda job, status=status: job.end(status) for status in TERMINAL),
-    lambda job: job.end(Status.FAILED, Problem("worker_died", "it died")),
+    *(lambda job, status=status: job.end(status, 5.0) for status in TERMINAL),
+    lambda job: job.end(Status.FAILED, 5.0, Problem("worker_died", "it died")),
     lambda job: job.decode(3.0, 10.0),
     lambda job: job.prepare(9.5),
     lambda job: job.speak("pt"),
+    lambda job: job.write([Segment(0, 0.0, 2.0, " Hi.")]),
+    lambda job: job.go_on("a"),
 ]
 
 
 @given(st.lists(st.sampled_from(CHANGES)), st.sampled_from(TERMINAL))
 def test_a_job_ends_once(changes: list[Callable[[Job], Job]], status: Status) -> None:
     """Otherwise a cancelled job comes back to life, or fails after it was completed."""
-    ended = make_job().end(status)
+    ended = make_job().end(status, 1.0)
     job = ended
     for change in changes:
         job = change(job)
         assert (job.status, job.current_step, job.error) == (status, status.value, None)
-        assert job.percentage == ended.percentage
+        assert (job.percentage, job.ended) == (ended.percentage, 1.0)
 
 
 @given(st.lists(st.sampled_from(CHANGES)))
@@ -220,7 +223,8 @@ def test_once_there_is_text_only_the_end_counts(late: Step) -> None:
 
 def test_a_job_that_ended_shows_its_status_as_its_step() -> None:
     """Otherwise a failed job is for ever "transcribing"."""
-    job = make_job().enter(Step.TRANSCRIBING).end(Status.FAILED, Problem("worker_died", "it died"))
+    job = make_job().enter(Step.TRANSCRIBING)
+    job = job.end(Status.FAILED, 1.0, Problem("worker_died", "it died"))
     assert job.current_step == "failed"
     assert job.error == Problem("worker_died", "it died")
 
@@ -233,5 +237,17 @@ def test_the_length_is_corrected_by_what_is_decoded() -> None:
     assert (job.decoded, job.duration) == (4.0, 10.0)
     job = job.decode(12.0, 10.0)
     assert (job.decoded, job.duration) == (12.0, 12.0)
+    assert job.decode(2.0, 10.0).decoded == 12.0, "decoded again after a crash"
     job = job.prepare(11.5)
     assert (job.decoded, job.duration, job.is_prepared) == (11.5, 11.5, True)
+
+
+def test_a_job_remembers_with_how_much_text_each_run_began() -> None:
+    """Otherwise no cursor outlives a restart, or one for text that is lost seems good."""
+    job = make_job().go_on("a").write([Segment(0, 0.0, 2.0, " Hi.")]).go_on("b")
+    assert job.runs == (Run("a", 0), Run("b", 1))
+    assert (job.count, job.position) == (1, 2.0)
+    for number in range(1000):
+        job = job.go_on(f"{number:x}")
+    assert len(job.runs) == 100
+    assert job.runs[-1] == Run("3e7", 1)

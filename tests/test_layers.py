@@ -24,6 +24,7 @@ PURE = {
     "frame",
     "exports",
     "config",
+    "course",
     "engine.spans",
     "engine.scheduler",
     "engine.messages",
@@ -112,7 +113,7 @@ def test_the_worker_sees_only_what_is_pure_or_its_own() -> None:
 def test_the_hub_knows_no_sockets_and_no_jobs() -> None:
     """Otherwise one transport gets frames that another does not."""
     assert not tops(tree("hub")) & {"aiohttp", "socket"}
-    assert ours("hub") == {"errors", "frame"}
+    assert ours("hub") == {"errors", "frame", "transcript"}
 
 
 @pytest.mark.parametrize("module", ["service", "client"])

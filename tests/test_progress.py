@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aiotranscribe.engine.spans import SAMPLE_RATE, Span
 from aiotranscribe.errors import Problem
 from aiotranscribe.job import Job, Options, Status, Step
-from aiotranscribe.progress import Meter, Reading, read
+from aiotranscribe.progress import Meter, Reading, message, read, resume
 
 Event = Callable[[Job, Meter], Job]
 
@@ -83,17 +83,17 @@ def test_what_a_watcher_is_told_is_sane_whatever_is_measured(
 ) -> None:
     """Otherwise a bar runs backwards, beyond its end, or stands at 100 % and goes on."""
     job, meter, now, last = make_job(), Meter(began=0.0), 0.0, 0.0
-    for event, passed_s in [*events, (lambda job, _: job.end(end), 1.0)]:
+    for event, passed_s in [*events, (lambda job, _: job.end(end, 0.0), 1.0)]:
         job, now = event(job, meter), now + passed_s
-        reading = read(job, meter, position=0.0, now=now)
+        reading = read(job, meter, now=now)
         assert last <= reading.percentage <= 100
         assert (reading.percentage == 100) == (job.status is Status.COMPLETED)
         assert reading.eta_seconds is None or reading.eta_seconds >= 0
         assert reading.speed is None or reading.speed >= 0
-        assert reading.message
+        assert message(job)
         last = reading.percentage
         job = msgspec.structs.replace(job, percentage=last)
-    assert read(job, meter, position=0.0, now=now).eta_seconds is None
+    assert read(job, meter, now=now).eta_seconds is None
 
 
 # -- plain examples --------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def half_done() -> tuple[Job, Meter]:
 
 def read_after(seconds: float, job: Job, meter: Meter) -> Reading:
     """Read the progress so many seconds after the work began."""
-    return read(job, meter, position=50.0, now=1000.0 + seconds)
+    return read(job, meter, now=1000.0 + seconds)
 
 
 def test_half_of_the_work_reads_as_about_half() -> None:
@@ -131,7 +131,7 @@ def test_what_is_left_takes_as_long_as_what_is_done() -> None:
 def test_there_is_no_guess_at_the_beginning() -> None:
     """Otherwise the first thing that people see is an hour for a memo, or a second for a film."""
     assert read_after(0.5, *half_done()).eta_seconds is None
-    waiting = read(make_job(), Meter(), position=0.0, now=1000.0)
+    waiting = read(make_job(), Meter(), now=1000.0)
     assert (waiting.percentage, waiting.eta_seconds, waiting.speed) == (0.0, None, None)
 
 
@@ -140,7 +140,7 @@ def test_decoding_counts_for_little() -> None:
     meter = Meter(began=0.0)
     meter.found(span(0, (0, 90)))
     job = make_job().enter(Step.DECODING).decode(90.0, 100.0)
-    assert 0 < read(job, meter, position=0.0, now=5.0).percentage <= 15
+    assert 0 < read(job, meter, now=5.0).percentage <= 15
 
 
 def test_spans_not_yet_found_are_expected() -> None:
@@ -150,7 +150,7 @@ def test_spans_not_yet_found_are_expected() -> None:
     meter.found(first)
     meter.at(first, 1000)
     job = make_job().enter(Step.TRANSCRIBING).decode(10.0, 100.0)
-    assert 5 <= read(job, meter, position=10.0, now=5.0).percentage <= 15
+    assert 5 <= read(job, meter, now=5.0).percentage <= 15
 
 
 def test_all_the_text_is_not_yet_the_end() -> None:
@@ -163,7 +163,7 @@ def test_all_the_text_is_not_yet_the_end() -> None:
 def test_a_recording_without_speech_gets_to_its_end() -> None:
     """Otherwise silence hangs at a tenth until it is suddenly over."""
     job = make_job().enter(Step.DETECTING_SPEECH).prepare(100.0)
-    assert 99 <= read(job, Meter(began=0.0), position=0.0, now=5.0).percentage < 100
+    assert 99 <= read(job, Meter(began=0.0), now=5.0).percentage < 100
 
 
 def test_a_percentage_that_was_told_is_never_taken_back() -> None:
@@ -171,6 +171,19 @@ def test_a_percentage_that_was_told_is_never_taken_back() -> None:
     job, meter = half_done()
     reading = read_after(10.0, msgspec.structs.replace(job, percentage=80.0), meter)
     assert reading.percentage == 80.0
+
+
+def test_what_an_earlier_run_of_the_server_did_is_no_measure_of_speed() -> None:
+    """Otherwise a job that goes on after a restart is promised to be done in a second."""
+    job, meter = half_done()
+    resume(job, meter)
+    fresh = read_after(2.0, job, meter)
+    assert (fresh.eta_seconds, fresh.speed) == (None, None)
+    assert fresh.percentage >= 45
+    meter.at(span(1, (50, 100)), 2500)
+    later = read_after(5.0, job, meter)
+    assert later.speed == 5.0
+    assert later.eta_seconds == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize(("seek", "transcribed"), [(0, 0), (1250, 12.5), (2000, 20), (3000, 20)])
@@ -194,25 +207,28 @@ def test_spans_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "message"),
+    ("job", "words"),
     [
         (make_job(), "Waiting for a free worker"),
         (make_job().enter(Step.LOADING_MODEL), "Loading the model"),
         (make_job().enter(Step.DECODING), "Reading the recording"),
         (make_job().enter(Step.DETECTING_SPEECH), "Listening for speech"),
         (make_job().enter(Step.DETECTING_LANGUAGE), "Recognising the language"),
-        (make_job().enter(Step.TRANSCRIBING), "Transcribed 22:30"),
-        (make_job(duration=3600.0).enter(Step.TRANSCRIBING), "Transcribed 22:30 of 1:00:00"),
-        (make_job().enter(Step.FINISHING), "Finishing"),
-        (make_job(duration=3600.0).end(Status.COMPLETED), "Transcribed 1:00:00"),
-        (make_job().end(Status.CANCELLED), "Cancelled"),
+        (make_job(position=1350.0).enter(Step.TRANSCRIBING), "Transcribed 22:30"),
         (
-            make_job().end(Status.FAILED, Problem("undecodable", "there is no sound in this file")),
-            "Failed: there is no sound in this file",
+            make_job(position=1350.0, duration=3600.0).enter(Step.TRANSCRIBING),
+            "Transcribed 22:30 of 1:00:00",
+        ),
+        (make_job().enter(Step.FINISHING), "Finishing"),
+        (make_job(duration=3600.0).end(Status.COMPLETED, 0.0), "Transcribed 1:00:00"),
+        (make_job().end(Status.CANCELLED, 0.0), "Cancelled"),
+        (
+            make_job().end(Status.FAILED, 0.0, Problem("undecodable", "there is no sound here")),
+            "Failed: there is no sound here",
         ),
     ],
     ids=lambda value: value.current_step if isinstance(value, Job) else "",
 )
-def test_every_step_and_every_end_says_so_in_words(job: Job, message: str) -> None:
+def test_every_step_and_every_end_says_so_in_words(job: Job, words: str) -> None:
     """Otherwise people look at a number and wonder what is going on."""
-    assert read(job, Meter(), position=1350.0, now=0.0).message == message
+    assert message(job) == words

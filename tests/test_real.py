@@ -120,7 +120,7 @@ async def test_the_sample_through_the_library() -> None:
         job = await transcriber.submit(SAMPLE)
         received = await to_end(transcriber.watch(job.id))
         assert SAMPLE_SAYS in text_of(received)
-        assert transcriber.transcript(job.id).text == text_of(received)
+        assert (await transcriber.transcript(job.id)).text == text_of(received)
 
 
 async def test_the_sample_on_the_command_line(real_server: Server, tmp_path: Path) -> None:

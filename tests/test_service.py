@@ -63,6 +63,16 @@ async def next_job_works(transcriber: Transcriber, recording: Path) -> None:
     assert len(merge(frames)) == 3
 
 
+async def is_unknown(transcriber: Transcriber, job_id: str) -> None:
+    """Check that nothing can be asked of a job, or done with it."""
+    for ask in (transcriber.get, transcriber.summary, transcriber.watch):
+        with pytest.raises(JobNotFound, match=job_id):
+            ask(job_id)
+    for do in (transcriber.frame, transcriber.transcript, transcriber.cancel, transcriber.delete):
+        with pytest.raises(JobNotFound, match=job_id):
+            await do(job_id)
+
+
 def spooled(data_dir: Path) -> set[str]:
     """Return what is in the spool, jobs and recordings on their way alike."""
     return files(data_dir / "spool")
@@ -94,7 +104,7 @@ async def test_a_file_becomes_text(transcriber: Transcriber, make_wav: MakeWav) 
         (1.0, 1.5),
         (1.5, 2.0),
     ]
-    transcript = transcriber.transcript(job.id)
+    transcript = await transcriber.transcript(job.id)
     assert list(transcript.segments) == segments
     assert transcript.text == "de 0.0. de 0.5. de 1.0. de 1.5."
     assert (transcript.language, transcript.duration) == ("de", 2.0)
@@ -180,7 +190,7 @@ async def test_the_language_is_detected_once_for_the_whole_recording(
     assert all(segment.text.startswith(" pt ") for segment in segments)
     assert frames[-1].language == "pt"
     assert transcriber.get(job.id).language == "pt"
-    assert transcriber.transcript(job.id).language == "pt"
+    assert (await transcriber.transcript(job.id)).language == "pt"
 
 
 async def test_a_language_that_is_given_is_believed(
@@ -219,10 +229,10 @@ async def test_half_a_transcript_is_given_to_who_asks_for_half(
     job_id = await start(single, make_wav(2.0), ENDLESS)
     await until_frame(single.watch(job_id), lambda frame: frame.segments)
     with pytest.raises(NotFinished, match="partial"):
-        single.transcript(job_id)
-    assert single.transcript(job_id, partial=True).text.startswith("pt 0.0.")
+        await single.transcript(job_id)
+    assert (await single.transcript(job_id, partial=True)).text.startswith("pt 0.0.")
     await single.cancel(job_id)
-    assert single.transcript(job_id).text.startswith("pt 0.0.")
+    assert (await single.transcript(job_id)).text.startswith("pt 0.0.")
 
 
 # -- the queue ---------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ async def test_jobs_that_wait_know_how_many_come_first(
     ]
 
     def positions() -> list[int | None]:
-        return [single.frame(job_id).queue_position for job_id in [busy, *waiting]]
+        return [single.summary(job_id).queue_position for job_id in [busy, *waiting]]
 
     assert positions() == [None, 0, 1, 2]
     watcher = single.watch(waiting[2])
@@ -312,7 +322,7 @@ async def test_cancel_stops_the_compute_and_keeps_the_text(
     assert frame.status is Status.CANCELLED
     assert len(frame.segments) >= seen.offset + len(seen.segments)
     assert 0 < frame.progress_percentage < 100
-    assert single.transcript(job_id).text.startswith("pt 0.0.")
+    assert (await single.transcript(job_id)).text.startswith("pt 0.0.")
 
 
 async def test_cancel_stops_a_recording_that_is_being_read(
@@ -373,12 +383,7 @@ async def test_nothing_of_a_deleted_job_remains(
     for job_id in [queued.id, *running, finished.id]:
         await transcriber.delete(job_id)
         assert not any(job_id in name for name in spooled(data_dir))
-        for ask in (transcriber.get, transcriber.frame, transcriber.watch, transcriber.transcript):
-            with pytest.raises(JobNotFound):
-                ask(job_id)
-        for change in (transcriber.cancel, transcriber.delete):
-            with pytest.raises(JobNotFound):
-                await change(job_id)
+        await is_unknown(transcriber, job_id)
         assert job_id not in {job.id for job in transcriber.jobs()}
     for watcher in watchers:
         frames = await to_end(watcher)
@@ -413,7 +418,7 @@ async def test_a_model_that_fails_fails_its_job_only(
     assert "as the script says" in error.message
     assert error.message in frames[-1].message
     assert len(merge(frames)) == 2
-    assert single.transcript(job.id).text == "pt 0.0. pt 0.7."
+    assert (await single.transcript(job.id)).text == "pt 0.0. pt 0.7."
     await next_job_works(single, make_wav(2.0))
 
 
@@ -572,12 +577,7 @@ async def test_what_is_no_recording_fails_with_a_reason(
 
 async def test_an_unknown_job_is_an_error(transcriber: Transcriber) -> None:
     """Otherwise somebody waits for a job that does not exist."""
-    for ask in (transcriber.get, transcriber.frame, transcriber.watch, transcriber.transcript):
-        with pytest.raises(JobNotFound, match="nope"):
-            ask("nope")
-    for change in (transcriber.cancel, transcriber.delete):
-        with pytest.raises(JobNotFound, match="nope"):
-            await change("nope")
+    await is_unknown(transcriber, "nope")
 
 
 # -- watchers ----------------------------------------------------------------------------------

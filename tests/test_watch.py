@@ -146,7 +146,7 @@ async def test_a_watcher_gets_the_whole_story(web_client: WebClient, make_wav: M
 async def test_the_first_frame_comes_at_once(web_client: WebClient, make_wav: MakeWav) -> None:
     """Otherwise a watcher of a job that waits looks at an empty page."""
     busy = [await submit(web_client, make_wav(2.0), ENDLESS) for _ in range(2)]
-    await until(lambda: all(transcriber_of(web_client).frame(it).segments for it in busy))
+    await until(lambda: all(transcriber_of(web_client).summary(it).offset for it in busy))
     job_id = await submit(web_client, make_wav(2.0), Script())
     async with web_client.ws_connect(f"/ws/transcription/{job_id}") as socket:
         frame = frames.decode(await socket.receive_str(timeout=5))
@@ -191,7 +191,7 @@ async def test_the_end_of_a_stopped_job_is_an_end(
     """Otherwise a job that somebody else stopped is watched for ever."""
     job_id = await submit(web_client, make_wav(2.0), ENDLESS)
     watching = asyncio.create_task(story(web_client, job_id))
-    await until(lambda: transcriber_of(web_client).frame(job_id).segments)
+    await until(lambda: transcriber_of(web_client).summary(job_id).offset)
     await getattr(transcriber_of(web_client), change)(job_id)
     received = await watching
     assert received[-1].status == "cancelled"
@@ -204,7 +204,7 @@ async def test_a_watcher_who_comes_late_gets_everything(
 ) -> None:
     """Otherwise who reloads the page has lost the beginning."""
     job_id = await submit(web_client, make_wav(2.0), Script(segments=20, delay=0.05))
-    await until(lambda: len(transcriber_of(web_client).frame(job_id).segments) > 5)
+    await until(lambda: transcriber_of(web_client).summary(job_id).offset > 5)
     received = await story(web_client, job_id)
     assert len(received[0].segments) > 5
     assert len(merge(received)) == 20
@@ -333,7 +333,7 @@ async def test_a_watcher_who_says_too_much_is_sent_away(
             async for _ in socket:
                 pass
     assert socket.close_code == 1009
-    await until(lambda: transcriber_of(web_client).frame(job_id).segments)
+    await until(lambda: transcriber_of(web_client).summary(job_id).offset)
     await transcriber_of(web_client).delete(job_id)
 
 
@@ -358,7 +358,7 @@ async def test_watchers_who_vanish_hurt_nobody(
     faithful = asyncio.create_task(story(web_client, job_id))
     url = web_client.make_url("/")
     vanishing = [await asyncio.to_thread(raw_watcher, url, job_id) for _ in range(20)]
-    await until(lambda: transcriber_of(web_client).frame(job_id).segments)
+    await until(lambda: transcriber_of(web_client).summary(job_id).offset)
     for watcher in vanishing[:10]:
         watcher.vanish()
     for watcher in vanishing[10:]:

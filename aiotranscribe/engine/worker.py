@@ -6,6 +6,7 @@ model is loaded or speech is looked for, never by the server.
 
 import contextlib
 import gc
+import io
 import logging
 import os
 import signal
@@ -30,7 +31,7 @@ from aiotranscribe.engine.spans import (
     Span,
 )
 from aiotranscribe.engine.whisper import Clip, Model, Settings
-from aiotranscribe.errors import AiotranscribeError, Problem
+from aiotranscribe.errors import AiotranscribeError, Problem, StorageUnavailable
 from aiotranscribe.job import Step
 
 log = logging.getLogger(__name__)
@@ -139,12 +140,11 @@ class _Worker:
         pcm_descriptor = os.open(work.pcm, os.O_WRONLY | os.O_CREAT, 0o600)
         with (
             audio.Recording(Path(work.recording)) as recording,
-            os.fdopen(pcm_descriptor, "wb") as pcm,
+            os.fdopen(pcm_descriptor, "wb", buffering=0) as pcm,
         ):
             for block in audio.regroup(recording.blocks(), _BLOCK_SAMPLES):
                 self._check()
-                pcm.write(block.tobytes())
-                pcm.flush()
+                _write(pcm, block.tobytes())
                 total += len(block)
                 self.tell(messages.Decoded(total / SAMPLE_RATE, recording.duration))
                 if detector is None:
@@ -155,6 +155,8 @@ class _Worker:
                     self.tell(messages.SpanFound(span))
             for span in cutter.finish(total):
                 self.tell(messages.SpanFound(span))
+            with contextlib.suppress(OSError):  # on a disk that cannot, the size will tell
+                os.fsync(pcm.fileno())
         return total / SAMPLE_RATE
 
     def _transcribe(self, work: Transcribe) -> None:
@@ -172,6 +174,17 @@ class _Worker:
         for recognised in model.transcribe(clips, options):
             self._check()
             self.tell(recognised)
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    """Write all of it; a full disk takes a part first, and refuses the rest."""
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise StorageUnavailable(
+            f"the decoded sound cannot be written: {error.strerror}"
+        ) from error
 
 
 def _sound(pcm: Path, span: Span) -> Floats:

@@ -32,6 +32,7 @@ def create_app(
     app = web.Application(middlewares=[problems, origins.guard])
     app[TRANSCRIBER] = transcriber or Transcriber(config)
     app[watch.WRITING] = set()
+    app[watch.LISTENING] = set()
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
     app.on_response_prepare.append(origins.let_read)
@@ -43,6 +44,8 @@ def create_app(
             web.delete("/v1/jobs/{job_id}", jobs.delete),
             web.post("/v1/jobs/{job_id}/cancel", jobs.cancel),
             web.get("/v1/jobs/{job_id}/transcript", jobs.transcript, allow_head=False),
+            web.get("/v1/jobs/{job_id}/events", watch.events, allow_head=False),
+            web.get("/ws/transcription", watch.watch_many, allow_head=False),
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
@@ -80,4 +83,6 @@ async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:
 async def _end_sockets(app: web.Application) -> None:
     """Let every socket say goodbye, all at the same time, under one short deadline."""
     app[TRANSCRIBER].dismiss()
+    for listener in app[watch.LISTENING]:
+        listener.cancel()
     asyncio.get_running_loop().call_later(watch.GOODBYE_S, watch.abort_stuck, app)

@@ -17,6 +17,8 @@ from aiotranscribe.web import uploads
 TRANSCRIBER = web.AppKey("transcriber", Transcriber)
 
 _MOST_LISTED = 1000
+# Proxies cut a request that takes much longer.
+_LONGEST_WAIT_S = 60
 
 
 class Entry(Frame, frozen=True, kw_only=True):
@@ -39,7 +41,7 @@ async def submit(request: web.Request) -> web.Response:
     async with transcriber.arrival() as arrival:
         upload = await uploads.receive(request, arrival, transcriber.check)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
-    response = _json(frames.encode(transcriber.frame(job.id)), status=202)
+    response = _json(frames.encode(await transcriber.frame(job.id)), status=202)
     response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
     return response
 
@@ -53,13 +55,16 @@ async def list_jobs(request: web.Request) -> web.Response:
         jobs = jobs[jobs.index(transcriber.get(before)) + 1 :]
     if status := query.get("status"):
         jobs = [job for job in jobs if job.status is _status(status)]
-    entries = [_entry(transcriber, job) for job in jobs[: _limit(query.get("limit", "100"))]]
+    limit = _number("limit", query.get("limit", "100"), 1, _MOST_LISTED)
+    entries = [_entry(transcriber, job) for job in jobs[:limit]]
     return _json(msgspec.json.encode(Listing(entries)))
 
 
 async def show(request: web.Request) -> web.Response:
-    """``GET /v1/jobs/{job_id}``: the same frame that a watcher receives."""
-    frame = request.app[TRANSCRIBER].frame(_job_id(request), request.query.get("since"))
+    """``GET /v1/jobs/{job_id}?since=&wait=``: what a watcher receives, at once or with the news."""
+    wait_s = _number("wait", request.query.get("wait", "0"), 0, _LONGEST_WAIT_S)
+    since = request.query.get("since")
+    frame = await request.app[TRANSCRIBER].frame(_job_id(request), since, wait_s=wait_s)
     return _json(frames.encode(frame))
 
 
@@ -67,7 +72,7 @@ async def cancel(request: web.Request) -> web.Response:
     """``POST /v1/jobs/{job_id}/cancel``: stop it, keeping the text so far."""
     transcriber = request.app[TRANSCRIBER]
     job = await transcriber.cancel(_job_id(request))
-    return _json(frames.encode(transcriber.frame(job.id)))
+    return _json(frames.encode(await transcriber.frame(job.id)))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -80,7 +85,7 @@ async def transcript(request: web.Request) -> web.Response:
     """``GET /v1/jobs/{job_id}/transcript?format=``: the text as a file."""
     name = check_format(request.query.get("format", "txt"))
     is_partial = request.query.get("partial", "").lower() in {"true", "1"}
-    text = request.app[TRANSCRIBER].transcript(_job_id(request), partial=is_partial)
+    text = await request.app[TRANSCRIBER].transcript(_job_id(request), partial=is_partial)
     media_type, _ = FORMATS[name]
     return web.Response(text=export(text, name), content_type=media_type, charset="utf-8")
 
@@ -105,7 +110,7 @@ def _status(text: str) -> Status:
         raise InvalidOption(f"status: {text!r} is none of {', '.join(Status)}") from error
 
 
-def _limit(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text[:9]) <= _MOST_LISTED):
-        raise InvalidOption(f"limit: {text!r} is not a number from 1 to {_MOST_LISTED}")
+def _number(name: str, text: str, lowest: int, highest: int) -> int:
+    if not (text.isdecimal() and lowest <= int(text[:9]) <= highest):
+        raise InvalidOption(f"{name}: {text!r} is not a number from {lowest} to {highest}")
     return int(text)

@@ -1,19 +1,24 @@
-"""The socket: frames of one job, as they happen."""
+"""Frames as they happen: one job's or many jobs' over a WebSocket, one job's as an event stream."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from aiotranscribe.hub import Subscription
+from aiotranscribe import frame as frames
+from aiotranscribe.errors import AiotranscribeError, InvalidRequest, Problem
+from aiotranscribe.hub import Board, Subscription
 from aiotranscribe.web.jobs import TRANSCRIBER
 
 log = logging.getLogger(__name__)
 
 #: Connections that are being written to right now.
 WRITING = web.AppKey("writing", set[asyncio.Transport])
+#: What reads from sockets that watch many jobs.
+LISTENING = web.AppKey("listening", set[asyncio.Task[None]])
 
 #: A peer that takes nothing for this long is gone, whatever TCP believes.
 STALLED_S = 20.0
@@ -22,6 +27,33 @@ GOODBYE_S = 2.0
 _PING_S = 20.0
 # Nothing that a watcher has to say is longer.
 _LONGEST_MESSAGE_BYTES = 4 << 10
+_MOST_SUBSCRIPTIONS = 1000
+# How soon a browser's EventSource comes back, when the connection breaks.
+_RETRY_MS = 1000
+
+#: Instead of a job's id: every job, without segments.
+ALL = "*"
+
+
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the watcher of many jobs says: one of the two, the first maybe with a cursor."""
+
+    subscribe: str | None = None
+    unsubscribe: str | None = None
+    since: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why there is no frame of a job: unlike a frame, it has no other keys."""
+
+    job_id: str
+    error: Problem
+
+
+class SignOfLife(msgspec.Struct, frozen=True):
+    """Nothing has changed in any job for a while."""
+
+    time: str
 
 
 async def watch(request: web.Request) -> web.WebSocketResponse:
@@ -30,28 +62,168 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     An unknown job is refused with 404 before the upgrade.
     """
     job_id, since = request.match_info["job_id"], request.query.get("since")
-    subscription = request.app[TRANSCRIBER].watch(job_id, since)
-    # compress costs eight times the sending; ping and pong notice a peer that has vanished.
-    socket = web.WebSocketResponse(
-        compress=False, heartbeat=_PING_S, max_msg_size=_LONGEST_MESSAGE_BYTES, timeout=GOODBYE_S
-    )
-    try:
-        await socket.prepare(request)
+    with request.app[TRANSCRIBER].watch(job_id, since) as subscription:
+        socket = await _open(request)
         listener = asyncio.create_task(_listen(socket, subscription), name=f"listen-{job_id}")
         try:
             with contextlib.suppress(ConnectionError):
                 await _send(request, socket, subscription)
         finally:
-            # While something receives, aiohttp's close does not wait for the peer's close frame
-            # (RFC 6455, section 7.1.1), and a peer that finds the connection cut calls it 1006.
-            listener.cancel()
-            await asyncio.wait([listener])
-        code = WSCloseCode.OK if subscription.is_finished else WSCloseCode.GOING_AWAY
-        async with _deadline(request, GOODBYE_S):
-            await socket.close(code=code)
-    finally:
-        subscription.close()
+            await _stop(listener)
+        await _close(request, socket, is_finished=subscription.is_finished)
     return socket
+
+
+async def watch_many(request: web.Request) -> web.WebSocketResponse:
+    """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
+    socket = await _open(request)
+    listener = asyncio.create_task(_Many(request, socket).listen(), name="listen-many")
+    request.app[LISTENING].add(listener)
+    try:
+        await asyncio.wait([listener])
+    finally:
+        request.app[LISTENING].discard(listener)
+        await _stop(listener)
+    await _close(request, socket, is_finished=False)
+    return socket
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/jobs/{job_id}/events``: the frames of one job as server-sent events.
+
+    A browser that comes back after the end gets 204, which tells it to stay away.
+    """
+    transcriber, job_id = request.app[TRANSCRIBER], request.match_info["job_id"]
+    since = request.headers.get("Last-Event-ID") or request.query.get("since")
+    if transcriber.summary(job_id).cursor == since and frames.is_last(since):
+        return web.Response(status=204)
+    response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    response.content_type = "text/event-stream"
+    with (
+        transcriber.watch(job_id, since) as subscription,
+        contextlib.suppress(ConnectionError),
+    ):
+        await response.prepare(request)
+        await response.write(f"retry: {_RETRY_MS}\n\n".encode())
+        async for frame in subscription:
+            async with _deadline(request, STALLED_S):
+                data = subscription.encode(frame)  # JSON on one line
+                await response.write(b"id: %b\ndata: %b\n\n" % (frame.cursor.encode(), data))
+        async with _deadline(request, GOODBYE_S):
+            await response.write_eof()
+    return response
+
+
+class _Many:
+    """A socket that watches many jobs."""
+
+    def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
+        self._request = request
+        self._socket = socket
+        self._transcriber = request.app[TRANSCRIBER]
+        self._watchers: dict[str, Subscription | Board] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        # So that the deadline of one send is not taken for another's.
+        self._sending = asyncio.Lock()
+
+    async def listen(self) -> None:
+        """Do what the peer says, until it has gone."""
+        try:
+            with contextlib.suppress(ConnectionError):
+                async for message in self._socket:
+                    if message.type is WSMsgType.TEXT:
+                        await self._obey(message.data)
+        finally:
+            # Not cancelled: that would spoil a send at work, and the close after it.
+            for watcher in self._watchers.values():
+                watcher.close()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    async def _obey(self, text: str) -> None:
+        job_id = ""
+        try:
+            command = _parse(text)
+            job_id = command.subscribe or command.unsubscribe or ""
+            if watcher := self._watchers.pop(job_id, None):
+                watcher.close()
+            if command.subscribe:
+                self._subscribe(job_id, command.since)
+        except AiotranscribeError as error:
+            await self._say(Refusal(job_id, error.problem()))
+
+    def _subscribe(self, job_id: str, since: str | None) -> None:
+        if len(self._tasks) >= _MOST_SUBSCRIPTIONS:
+            raise InvalidRequest(
+                f"more than {_MOST_SUBSCRIPTIONS} subscriptions on one socket; '*' brings every "
+                "job's state"
+            )
+        if job_id == ALL:
+            board = self._watchers[job_id] = self._transcriber.board()
+            task = asyncio.create_task(self._follow_all(board))
+        else:
+            subscription = self._watchers[job_id] = self._transcriber.watch(job_id, since)
+            task = asyncio.create_task(self._follow(subscription))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, subscription: Subscription) -> None:
+        with subscription, contextlib.suppress(ConnectionError):
+            async for frame in subscription:
+                await self._send(subscription.encode(frame))
+
+    async def _follow_all(self, board: Board) -> None:
+        with board, contextlib.suppress(ConnectionError):
+            async for job_id, frame in board:
+                if frame:
+                    await self._send(frames.encode(frame))
+                elif job_id:
+                    gone = Problem("job_not_found", "the job has been deleted")
+                    await self._say(Refusal(job_id, gone))
+                else:
+                    await self._say(SignOfLife(frames.now()))
+
+    async def _say(self, message: Refusal | SignOfLife) -> None:
+        await self._send(msgspec.json.encode(message))
+
+    async def _send(self, data: bytes) -> None:
+        async with self._sending, _deadline(self._request, STALLED_S):
+            await self._socket.send_frame(data, WSMsgType.TEXT)
+
+
+def _parse(text: str) -> Command:
+    try:
+        command = msgspec.json.decode(text, type=Command)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"this is no command: {error}") from error
+    if (command.subscribe is None) == (command.unsubscribe is None):
+        raise InvalidRequest('a command has either "subscribe" or "unsubscribe", a job\'s id')
+    return command
+
+
+async def _open(request: web.Request) -> web.WebSocketResponse:
+    # compress costs eight times the sending; ping and pong notice a peer that has vanished.
+    socket = web.WebSocketResponse(
+        compress=False, heartbeat=_PING_S, max_msg_size=_LONGEST_MESSAGE_BYTES, timeout=GOODBYE_S
+    )
+    await socket.prepare(request)
+    return socket
+
+
+async def _close(request: web.Request, socket: web.WebSocketResponse, *, is_finished: bool) -> None:
+    code = WSCloseCode.OK if is_finished else WSCloseCode.GOING_AWAY
+    async with _deadline(request, GOODBYE_S):
+        await socket.close(code=code)
+
+
+async def _stop(listener: asyncio.Task[None]) -> None:
+    """End what receives, before the socket is closed.
+
+    While something receives, aiohttp's close does not wait for the peer's close frame (RFC 6455,
+    section 7.1.1), and a peer that finds the connection cut calls it 1006.
+    """
+    listener.cancel()
+    await asyncio.wait([listener])
 
 
 async def _send(
