@@ -117,10 +117,11 @@ class Server:
         return self.process.returncode
 
     def kill(self) -> None:
-        """End it, whatever it is doing; its workers end with it."""
+        """End it, whatever it is doing; its workers end with it. May be called again."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        if self.process.stdout and not self.process.stdout.closed:
+            self.process.communicate()
 
 
 @pytest.fixture
