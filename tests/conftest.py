@@ -88,13 +88,17 @@ class Server:
     Args:
         data_dir: Where it keeps its files, and its log beside them.
         arguments: Of the command line, after ``serve``.
+        port: Where it listens; then it is not waited for. Else at any that is free, once it is
+            ready.
         program: What to run; ``tests.scripted_program`` has the scripted models.
     """
 
-    def __init__(self, data_dir: Path, *arguments: str, program: str = "aiotranscribe") -> None:
+    def __init__(
+        self, data_dir: Path, *arguments: str, port: int = 0, program: str = "aiotranscribe"
+    ) -> None:
         self.data_dir = data_dir
         data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", program, "serve", "--port", "0"]
+        command = [sys.executable, "-m", program, "serve", "--port", str(port)]
         with (data_dir / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--data-dir", str(data_dir), *arguments],
@@ -104,11 +108,14 @@ class Server:
                 text=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
+        self.url = f"http://127.0.0.1:{port}" if port else self._until_ready()
+
+    def _until_ready(self) -> str:
         assert self.process.stdout
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, (line, (data_dir / "log").read_text())
-        self.url = found[0]
+        assert found, (line, (self.data_dir / "log").read_text())
+        return found[0]
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 10) -> int:
         """Send a signal, wait for the end, return the exit status."""

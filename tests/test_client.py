@@ -1,7 +1,6 @@
 """The client against a real server, over lines that break."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from yarl import URL
 
 from aiotranscribe import Client, Frame, Options, client
 from aiotranscribe.errors import ServerError
 from tests.conftest import Server
+from tests.line import Line
 from tests.scripted import Script
 from tests.waiting import check, merge, to_end, until, until_frame
 
@@ -31,71 +30,6 @@ async def direct(scripted_server: Server) -> AsyncIterator[Client]:
     """A client of the real server with a scripted model."""
     async with Client(scripted_server.url) as entered:
         yield entered
-
-
-class Line:
-    """A line to a server that breaks: a TCP proxy."""
-
-    def __init__(self, url: str) -> None:
-        self._target = URL(url)
-        #: How many bytes of an answer pass before the line is cut; ``None`` for all.
-        self.limits: list[int | None] = []
-        #: Whether connections are taken at all.
-        self.is_up = True
-        #: Whether nothing passes any more, though no connection is cut.
-        self.is_dead = False
-        #: How many connections there were.
-        self.count = 0
-        self._open: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> "Line":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        host, port = self._server.sockets[0].getsockname()
-        self.url = f"http://{host}:{port}"
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        self.cut()
-        await until(lambda: not self._open)
-
-    def cut(self) -> None:
-        """Cut all connections without a word."""
-        for writer in self._open:
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.is_up:
-            writer.transport.abort()
-            return
-        limit = self.limits.pop(0) if self.limits else None
-        self.count += 1
-        upstream = await asyncio.open_connection(self._target.host, self._target.port)
-        self._open.add(writer)
-        both = [
-            asyncio.create_task(self._pass(reader, upstream[1], None)),
-            asyncio.create_task(self._pass(upstream[0], writer, limit)),
-        ]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for task in both:
-            task.cancel()
-        await asyncio.wait(both)
-        for each in (writer, upstream[1]):
-            each.transport.abort()
-        self._open.discard(writer)
-
-    async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None
-    ) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(limit or 1 << 16):
-                if not self.is_dead:
-                    writer.write(data)
-                    await writer.drain()
-                if limit is not None:
-                    limit -= len(data)
-                    if limit <= 0:
-                        return
 
 
 async def follow(line: Line, job_id: str) -> list[Frame]:
