@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import os
+import socket
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,9 +17,9 @@ from aiotranscribe import Client, Config, Frame, Options, Transcriber
 from aiotranscribe.errors import DataFolderInUse, JobNotFound, ServerError
 from aiotranscribe.job import Status
 from tests import scripted
-from tests.conftest import SAMPLE, SCRIPTED, Server
+from tests.conftest import ROOT, SAMPLE, SCRIPTED, Server
 from tests.scripted import Script
-from tests.waiting import check, merge, to_end, until, until_frame
+from tests.waiting import LONG_S, check, merge, to_end, until, until_frame
 
 MakeWav = Callable[[float], Path]
 
@@ -250,6 +253,110 @@ async def test_a_disk_that_was_full_for_a_while_costs_nothing(
         last = await client.get(job.job_id)
         assert len(last.segments) == 40
         assert (await client.submit(make_wav(2.0), Script().options())).status
+
+
+# Root may write everywhere, unless it gives up the right to.
+AS_ANYBODY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.getuid() else []
+
+
+async def test_a_folder_that_becomes_read_only_costs_nothing(
+    tmp_path: Path, start_server: Callable[..., Server], make_wav: MakeWav
+) -> None:
+    """Otherwise a mistake with permissions ends the server, or takes text that was safe."""
+    start = partial(start_server, *SCRIPTED, program="tests.scripted_program", prefix=AS_ANYBODY)
+    server = await asyncio.to_thread(start)
+    data = tmp_path / "data"
+    folders = [path for path in (data, *data.rglob("*")) if path.is_dir()]
+    async with Client(server.url) as client:
+        job = await client.submit(make_wav(2.0), Script(segments=20, delay=0.1).options())
+        watcher = client.watch(job.job_id)
+        received = [await until_frame(watcher, lambda frame: frame.segments)]
+        for folder in folders:
+            folder.chmod(0o555)
+        with pytest.raises(ServerError, match="cannot be written: Permission denied") as caught:
+            await client.submit(make_wav(2.0), Script().options())
+        assert (caught.value.http_status, caught.value.code) == (507, "storage_unavailable")
+        received += [frame async for frame in watcher]
+        assert received[-1].status == "completed"
+        for folder in folders:
+            folder.chmod(0o700)
+        again = await client.submit(make_wav(2.0), Script().options())
+        assert [frame async for frame in client.watch(again.job_id)][-1].status == "completed"
+        server.kill()
+
+    for folder in folders:
+        folder.chmod(0o555)
+    with pytest.raises(AssertionError, match="cannot be written"):
+        await asyncio.to_thread(start)
+    for folder in folders:
+        folder.chmod(0o700)
+    server = await asyncio.to_thread(start)
+    async with Client(server.url) as client:
+        assert merge([await client.get(job.job_id)]) == merge(received)
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+async def test_watch_outlives_the_server(
+    start_server: Callable[..., Server], make_wav: MakeWav
+) -> None:
+    """Otherwise somebody's terminal has half of the text, or all of it twice."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = partial(start_server, *SCRIPTED, program="tests.scripted_program", port=port)
+    server = start()
+    async with Client(server.url) as client:
+        await until_up(client)
+        options = Script(segments=4, delay=0.1).options(language="en")
+        job = await client.submit(make_wav(100.0), options)
+        command = [sys.executable, "-m", "aiotranscribe", "watch", job.job_id, "--url", server.url]
+        pipe = asyncio.subprocess.PIPE
+        watching = await asyncio.create_subprocess_exec(*command, stdout=pipe, cwd=ROOT)
+        assert watching.stdout
+        lines = []
+        async with asyncio.timeout(LONG_S):
+            for _ in range(3):
+                for _ in range(3):
+                    lines.append((await watching.stdout.readline()).decode())
+                server.kill()
+                server = start()
+            lines += (await watching.stdout.read()).decode().splitlines(keepends=True)
+            assert await watching.wait() == 0
+        assert "".join(lines) == await client.transcript(job.job_id)
+        assert len(lines) > 12
+
+
+async def until_up(client: Client) -> None:
+    """Wait until the server answers."""
+    async with asyncio.timeout(LONG_S):
+        while True:
+            with contextlib.suppress(OSError):
+                with contextlib.suppress(ServerError):
+                    await client.get("any")
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_server_says_why_it_cannot_start(
+    tmp_path: Path, start_server: Callable[..., Server]
+) -> None:
+    """Otherwise a self-hoster reads a traceback."""
+    await asyncio.to_thread(start_server, *SCRIPTED, program="tests.scripted_program")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "jobs.sqlite3").write_text("Dear diary")
+    for name, reason in (("data", "in use by another"), ("other", "not a database of")):
+        folder = tmp_path / name
+        command = [sys.executable, "-m", "aiotranscribe", "serve", "--data-dir", str(folder)]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--port", "0", stderr=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        async with asyncio.timeout(LONG_S):
+            _, errors = await process.communicate()
+        assert process.returncode == 1
+        assert reason in errors.decode()
+        assert "Traceback" not in errors.decode()
 
 
 # -- kill -9 -----------------------------------------------------------------------------------
