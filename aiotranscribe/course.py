@@ -13,19 +13,24 @@ import msgspec
 from aiotranscribe import frame as frames
 from aiotranscribe.engine.messages import (
     Decoded,
+    Done,
+    Ended,
     Entered,
     LanguageFound,
     Message,
+    Prepare,
     Prepared,
     Recognised,
     SpanFound,
+    Transcribe,
 )
 from aiotranscribe.engine.spans import Span
 from aiotranscribe.errors import Problem
 from aiotranscribe.exports import clock
 from aiotranscribe.frame import View
 from aiotranscribe.job import Job, Step
-from aiotranscribe.progress import Meter, message, read, resume
+from aiotranscribe.progress import DECODING, Meter, Paces, read, resume, transcribing
+from aiotranscribe.sentences import message
 from aiotranscribe.transcript import Draft
 
 #: What is kept of what workers tell.
@@ -53,9 +58,10 @@ class Course:
     Args:
         job: The job as it was written down.
         findings: All that its workers had found.
+        now: The time, on a monotonic clock, in seconds.
     """
 
-    def __init__(self, job: Job, findings: Sequence[Finding] = ()) -> None:
+    def __init__(self, job: Job, findings: Sequence[Finding] = (), now: float = 0.0) -> None:
         self.job = job
         self.draft = Draft()
         self.meter = Meter()
@@ -75,7 +81,7 @@ class Course:
         self._written_job = job
         self._new: list[Finding] = []
         self.job = job.write(self.draft.segments)
-        resume(self.job, self.meter)
+        resume(self.job, self.meter, now)
 
     def go_on(self, run_id: str, *, has_sound: bool) -> None:
         """Begin a run of the server.
@@ -95,17 +101,21 @@ class Course:
         """Whether all of the recording is transcribed."""
         return self.job.is_prepared and self._done == self._spans.keys()
 
-    def hear(self, message: Message) -> None:
-        """Take in what a worker tells about the job."""
+    def hear(self, message: Message, work: Prepare | Transcribe, slot: int, now: float) -> None:
+        """Take in what the worker in a slot tells about its work for the job."""
+        meter, model = self.meter, self.job.options.model
         match message:
             case Entered(step):
-                self.job = self.job.enter(step)
+                self._enter(step, work, slot, now)
             case Decoded(seconds, duration):
                 self.job = self.job.decode(seconds, duration)
+                meter.hear(slot, now, DECODING, seconds - meter.decoded)
+                meter.decoded = seconds
             case LanguageFound(language):
                 self.job = self.job.speak(language)
             case Prepared(duration):
                 self.job = self.job.prepare(duration)
+                meter.hear(slot, now, DECODING, duration - meter.decoded)
             case SpanFound(span):
                 if span.index not in self._spans:
                     self._note(message)
@@ -114,9 +124,15 @@ class Course:
                     self._sounding.add(span.index)
                     self._ready.extend(self.rests([span]))
             case Recognised():
+                before = meter.transcribed
                 self._note(message)
                 self._new.append(message)
                 self.job = self.job.write(self.draft.segments)
+                meter.hear(slot, now, transcribing(model), meter.transcribed - before)
+            case Done():
+                meter.hear(slot, now, transcribing(model), 0.0)
+        if isinstance(message, Ended):
+            meter.end(slot)
 
     def take_ready(self) -> Sequence[Span]:
         """Return the spans to transcribe; all but the first wait for the language."""
@@ -147,9 +163,18 @@ class Course:
         """Return what of these spans is still to transcribe."""
         return [self._rest(span.index) for span in spans if span.index not in self._done]
 
-    def measure(self, now: float, queue_position: int | None) -> View:
-        """Return what watchers see, now on the meter's clock."""
-        reading = read(self.job, self.meter, now)
+    def measure(
+        self, now: float, paces: Paces, left_s: float | None, queue_position: int | None
+    ) -> View:
+        """Return what watchers see.
+
+        Args:
+            now: The time, on the same clock as before.
+            paces: What is known of the jobs before.
+            left_s: Seconds to the job's end, as they are forecast.
+            queue_position: How many jobs come first, if it waits.
+        """
+        reading = read(self.job, self.meter, paces, now, left_s)
         self.job = msgspec.structs.replace(
             self.job, percentage=reading.percentage, speed=reading.speed
         )
@@ -178,6 +203,15 @@ class Course:
         self._written_job, self._written = job, self._written + len(self._new)
         self._new = []
         return change
+
+    def _enter(self, step: Step, work: Prepare | Transcribe, slot: int, now: float) -> None:
+        self.job = self.job.enter(step)
+        if step is Step.LOADING_MODEL:
+            self.meter.load(now)
+        elif step is Step.DECODING:
+            self.meter.decode(slot, now)
+        elif step is Step.TRANSCRIBING and isinstance(work, Transcribe):
+            self.meter.speak(slot, now, work.spans, self.job.options.model)
 
     def _note(self, finding: Finding) -> None:
         if isinstance(finding, SpanFound):

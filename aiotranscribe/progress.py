@@ -1,35 +1,144 @@
-"""How far a job is, from what has been measured. Pure."""
+"""How far a job is, and when it will be done, from what has been measured. Pure.
 
+A percentage is a promise about time: it is the share of the job's whole time that has passed. So
+percentage and remaining time come from one estimate: how much is left to do, how fast this machine
+does it, and who else wants its workers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aiotranscribe.engine.spans import Span
-from aiotranscribe.exports import clock
-from aiotranscribe.job import Job, Status, Step
+import msgspec
 
-# Share of a job's time that goes into decoding and hearing where speech is; measured with
-# tiny.en, and less with every larger model.
-_PREPARING = 0.1
-# An estimate from less than this many seconds of work would be a guess.
-_ETA_AFTER_S = 1.0
+from aiotranscribe.engine.spans import Span
+from aiotranscribe.job import WEIGHTS, Job, Status
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How fast something goes: so much was done in so many seconds of one worker."""
+
+    done: float = 0.0
+    took_s: float = 0.0
+
+    def __add__(self, other: "Pace") -> "Pace":
+        return Pace(self.done + other.done, self.took_s + other.took_s)
+
+    @property
+    def speed(self) -> float:
+        """How much is done in a second; 0 while that is not known."""
+        return self.done / self.took_s if self.took_s else 0.0
+
+    def fade(self, most_s: float) -> "Pace":
+        """Return the same pace, but easier to outvote: as if it were known from less time."""
+        factor = min(1.0, most_s / self.took_s) if self.took_s else 1.0
+        return Pace(self.done * factor, self.took_s * factor)
+
+    def blend(self, other: "Pace") -> "Pace":
+        """Return what is between the two: the geometric mean, weighted by time.
+
+        The sum would be nearer to the faster one, however little is known of it.
+        """
+        if not (self.speed and other.speed):
+            return other if other.speed else self
+        took_s = self.took_s + other.took_s
+        weight = other.took_s / took_s
+        speed = self.speed ** (1 - weight) * other.speed**weight
+        return Pace(speed * took_s, took_s)
+
+    def time(self, amount: float) -> float:
+        """Return how many seconds an amount takes."""
+        return amount / self.speed if self.speed else 0.0
+
+
+#: What this machine knows of the pace of something, from the jobs before.
+Paces = Mapping[str, Pace]
+
+DECODING = "decoding"
+
+
+def transcribing(model: str | None) -> str:
+    """Name of the pace of transcribing with a model."""
+    return f"transcribing {model}"
+
+
+def loading(model: str | None) -> str:
+    """Name of the pace of loading a model: one, in so many seconds."""
+    return f"loading {model}"
+
+
+# What to think of a machine of which nothing is known: seconds of recording in a second, by what
+# stands in the model's name. It is outvoted within a second.
+_GUESSES = {"tiny": 30.0, "base": 15.0, "small": 5.0, "medium": 2.0, "large": 1.0}
+_GUESS, _DECODING_GUESS, _GUESS_S = 4.0, 100.0, 0.3
+
+
+def _guess(name: str) -> Pace:
+    what, _, model = name.partition(" ")
+    if what == "loading":
+        return Pace(1.0, 1.0)
+    known = [speed for part, speed in _GUESSES.items() if part in model]
+    speed = _DECODING_GUESS if what == DECODING else (known or [_GUESS])[0]
+    return Pace(speed * _GUESS_S, _GUESS_S)
+
+
+# How much the jobs before count beside this one, in seconds of a worker; and beside each other.
+_HISTORY_S, _MEMORY_S = 3.0, 60.0
+# From less than this, in seconds of a worker, an estimate would be a guess.
+_ETA_AFTER_S = 0.5
+# Of recordings of which nothing has been heard yet, so much is taken to be speech; as if that had
+# been found in so many seconds.
+_SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 20.0
+# A stretch that one worker does alone, whatever the others do: the last span.
+_ALONE_S = 20.0
+# A window at work is never taken to be further than this share of itself.
+_MOST_OF_WINDOW = 0.9
+# What is told follows the estimate with this delay, as a share of the job's whole time.
+_INERTIA = 0.08
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What one worker is doing for the job."""
+
+    #: When it was last heard of.
+    heard: float
+    #: The spans it transcribes; none while it decodes.
+    spans: tuple[int, ...]
 
 
 @dataclass(slots=True)
 class Meter:
     """What the steps of one job have measured so far. Times are of one monotonic clock."""
 
-    #: When the first worker began, in seconds.
-    began: float | None = None
-    #: What earlier runs of the server had done: share of the work, and seconds transcribed.
-    share_before: float = 0.0
+    #: When the job came, or came back after a restart, in seconds.
+    began: float = 0.0
+    #: What had been told before that.
+    first_percentage: float = 0.0
+    #: Seconds transcribed before that.
     transcribed_before: float = 0.0
     #: Seconds to transcribe, of every span found.
-    lengths: list[float] = field(default_factory=list)
+    lengths: dict[int, float] = field(default_factory=dict)
+    #: Where the last span found ends, in seconds from the recording's start.
+    cut: float = 0.0
     #: Seconds transcribed of every span begun.
     reached: dict[int, float] = field(default_factory=dict)
+    #: Seconds decoded since the recording's beginning; less than before after a crash.
+    decoded: float = 0.0
+    #: The pace of this job alone, by what is done.
+    paces: dict[str, Pace] = field(default_factory=dict)
+    #: What workers are doing for the job, by their slots.
+    at_work: dict[int, _Piece] = field(default_factory=dict)
+    #: What was told last: seconds to the end, and when that was.
+    told: tuple[float, float] | None = None
+    #: When the transcribing began, and when a model began to be loaded for it.
+    spoke: float | None = None
+    loading_since: float | None = None
 
     def found(self, span: Span) -> None:
         """Note a span."""
-        self.lengths.append(span.length)
+        self.lengths[span.index] = span.length
+        self.cut = max(self.cut, span.end)
 
     def at(self, span: Span, seek: int) -> None:
         """Note that ``span`` is transcribed up to frame ``seek`` of 10 ms."""
@@ -39,10 +148,130 @@ class Meter:
         """Note that ``span`` is done: what the model left out at its end was nothing."""
         self.reached[span.index] = span.length
 
+    def load(self, now: float) -> None:
+        """Note that a worker begins to load the model."""
+        self.loading_since = now
+
+    def decode(self, slot: int, now: float) -> None:
+        """Note that a worker begins to decode."""
+        self.at_work[slot] = _Piece(now, ())
+        self.decoded = 0.0
+
+    def speak(self, slot: int, now: float, spans: Sequence[Span], model: str | None) -> None:
+        """Note that a worker begins to transcribe these spans."""
+        self.at_work[slot] = _Piece(now, tuple(span.index for span in spans))
+        if self.spoke is None:
+            self.spoke = now
+        if self.loading_since is not None:
+            self.paces[loading(model)] = Pace(1.0, now - self.loading_since)
+            self.loading_since = None
+
+    def hear(self, slot: int, now: float, name: str, done: float) -> None:
+        """Note how much more a worker has done since it was last heard of."""
+        if piece := self.at_work.get(slot):
+            took = Pace(max(0.0, done), max(1e-6, now - piece.heard))
+            self.paces[name] = self.paces.get(name, Pace()) + took
+            piece.heard = now
+
+    def end(self, slot: int) -> None:
+        """Note that a worker does nothing for the job any more."""
+        self.at_work.pop(slot, None)
+
     @property
     def transcribed(self) -> float:
         """Seconds transcribed, over all spans."""
         return sum(self.reached.values())
+
+    def pace(self, name: str, paces: Paces) -> Pace:
+        """Return the pace of this job as far as it is known, and of those before."""
+        before = paces.get(name) or _guess(name)
+        return before.fade(_HISTORY_S).blend(self.paces.get(name, Pace()))
+
+    def estimate(self, name: str, paces: Paces, now: float) -> tuple[Pace, float]:
+        """Return the pace of transcribing, and how much is probably done, news to come included.
+
+        Workers are taken to go on at the pace that is known, up to just before the end of their
+        spans. One that takes longer is slower than was known.
+        """
+        pace = self.pace(name, paces)
+        done = sum(self.reached.values())
+        own = self.paces.get(name, Pace())
+        for piece in self.at_work.values():
+            if piece.spans:
+                rest = sum(self.lengths[it] - self.reached.get(it, 0.0) for it in piece.spans)
+                took_s = now - piece.heard
+                likely = min(took_s * pace.speed, _MOST_OF_WINDOW * rest)
+                done += likely
+                own += Pace(likely, took_s)
+        before = paces.get(name) or _guess(name)
+        return before.fade(_HISTORY_S).blend(own), done
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a job wants of the workers."""
+
+    #: Seconds of one worker.
+    work_s: float
+    #: Seconds of that which only one worker can do.
+    alone_s: float
+    #: Its share beside others.
+    weight: float
+
+
+def demand(
+    job: Job, meter: Meter, paces: Paces, now: float, *, is_cold: bool = False
+) -> Demand | None:
+    """Return what is left to do for a job; ``None`` while its length is unknown.
+
+    Args:
+        job: The job as it stands.
+        meter: Its measurements.
+        paces: What is known of the jobs before.
+        now: The time, on the meter's clock.
+        is_cold: Whether no worker has the job's model.
+    """
+    if job.duration is None:
+        return None
+    decoding = meter.pace(DECODING, paces)
+    pace, transcribed = meter.estimate(transcribing(job.options.model), paces, now)
+    to_decode = 0.0 if job.is_prepared else max(0.0, job.duration - meter.decoded)
+    known = sum(meter.lengths.values())
+    # What comes after the last cut may be speech, or a silence as long as no span.
+    heard = max(meter.cut, job.decoded - _ALONE_S)
+    share = (known + _SPEECH_SHARE * _SPEECH_AFTER_S) / (heard + _SPEECH_AFTER_S)
+    unheard = 0.0 if job.is_prepared else max(0.0, job.duration - heard)
+    speech = known + unheard * min(1.0, share)
+    left = max(0.0, speech - transcribed)
+    load_s = 0.0
+    if is_cold or meter.loading_since is not None:
+        load_s = meter.pace(loading(job.options.model), paces).time(1.0)
+        load_s = max(0.0, load_s - (now - (meter.loading_since or now)))
+    return Demand(
+        work_s=load_s + decoding.time(to_decode) + pace.time(left),
+        alone_s=load_s + decoding.time(min(to_decode, _ALONE_S)) + pace.time(min(left, _ALONE_S)),
+        weight=WEIGHTS[job.options.priority],
+    )
+
+
+def forecast(demands: Mapping[str, Demand], slots: int) -> dict[str, float]:
+    """Return in how many seconds each job will be done, if they share the slots by weight.
+
+    That is what the scheduler does: who wants least for its weight is done first, then the others
+    have more.
+    """
+    seconds: dict[str, float] = {}
+    weight = sum(each.weight for each in demands.values())
+    passed, reached = 0.0, 0.0
+    for job_id, each in sorted(demands.items(), key=lambda it: it[1].work_s / it[1].weight):
+        level = each.work_s / each.weight
+        passed += (level - reached) * weight / slots
+        reached = level
+        weight -= each.weight
+        # However many slots are free, the last stretch is done in one.
+        by_itself = (each.work_s - each.alone_s) / slots + each.alone_s
+        seconds[job_id] = max(passed, by_itself)
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,69 +283,51 @@ class Reading:
     speed: float | None
 
 
-def read(job: Job, meter: Meter, now: float) -> Reading:
+def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None) -> Reading:
     """Return what to tell about ``job``.
 
     Args:
         job: The job as it stands.
         meter: Its measurements.
+        paces: What is known of the jobs before.
         now: The time, on the meter's clock.
+        left_s: Seconds to its end, as they are forecast; ``None`` while that cannot be told.
     """
-    elapsed = 0.0 if meter.began is None else now - meter.began
-    share = _share(job, meter)
-    is_running = job.status is Status.RUNNING
-    eta = None
-    # What was done before does not tell how fast it goes now.
-    done = share - meter.share_before
-    if is_running and done > 0.01 and elapsed >= _ETA_AFTER_S:
-        eta = round(elapsed * (1 - share) / done, 1)
-    transcribed = meter.transcribed - meter.transcribed_before
-    speed = round(transcribed / elapsed, 1) if transcribed > 0 and elapsed else job.speed
+    speed = job.speed
+    if meter.spoke is not None and now > meter.spoke and not job.status.is_terminal:
+        seconds = meter.transcribed - meter.transcribed_before
+        speed = round(seconds / (now - meter.spoke), 1) if seconds > 0 else speed
+    if job.status.is_terminal or left_s is None:
+        return Reading(job.percentage, None, speed)
+    elapsed = now - meter.began
+    if meter.told:
+        before_s, at = meter.told
+        before_s = max(0.0, before_s - (now - at))
+        slowness = _INERTIA * (elapsed + left_s)
+        follow = 1 - math.exp((at - now) / slowness) if slowness > 0 else 1.0
+        left_s = before_s + (left_s - before_s) * follow
+    meter.told = left_s, now
     percentage = job.percentage
-    if is_running:
-        percentage = max(percentage, round(min(99.9, 100 * share), 1))
+    if job.status is Status.RUNNING and elapsed + left_s > 0:
+        passed = elapsed / (elapsed + left_s)
+        told = meter.first_percentage + (100 - meter.first_percentage) * passed
+        percentage = max(percentage, round(min(99.9, told), 1))
+    name = transcribing(job.options.model)
+    known = meter.paces.get(name, Pace()) + paces.get(name, Pace())
+    eta = round(left_s, 1) if known.took_s >= _ETA_AFTER_S else None
     return Reading(percentage, eta, speed)
 
 
-def resume(job: Job, meter: Meter) -> None:
-    """Note that all that ``meter`` has so far was measured in earlier runs of the server."""
-    meter.share_before, meter.transcribed_before = _share(job, meter), meter.transcribed
+def learn(meter: Meter, paces: Paces) -> dict[str, Pace]:
+    """Return what this machine knows after a job that it did not know before."""
+    return {
+        name: paces.get(name, Pace()).fade(_MEMORY_S) + pace
+        for name, pace in meter.paces.items()
+        if pace.done
+    }
 
 
-def _share(job: Job, meter: Meter) -> float:
-    """Share of the work that is done, 0 to 1."""
-    if job.is_prepared:
-        decoded, expected = 1.0, sum(meter.lengths)
-    elif job.duration and job.decoded:
-        decoded = min(1.0, job.decoded / job.duration)
-        # As much of the rest will be speech as of what is known, or all of it.
-        expected = (sum(meter.lengths) or job.decoded) / decoded
-    else:
-        return 0.0
-    transcribed = min(1.0, meter.transcribed / expected) if expected else 1.0
-    return _PREPARING * decoded + (1 - _PREPARING) * transcribed
-
-
-_WAITING = {
-    Step.QUEUED: "Waiting for a free worker",
-    Step.LOADING_MODEL: "Loading the model",
-    Step.DECODING: "Reading the recording",
-    Step.DETECTING_SPEECH: "Listening for speech",
-    Step.DETECTING_LANGUAGE: "Recognising the language",
-    Step.FINISHING: "Finishing",
-}
-
-
-def message(job: Job) -> str:
-    """Return how the job stands, in a sentence for people."""
-    match job.status:
-        case Status.COMPLETED:
-            return f"Transcribed {clock(job.duration or 0.0)}"
-        case Status.CANCELLED:
-            return "Cancelled"
-        case Status.FAILED:
-            return f"Failed: {job.error.message}" if job.error else "Failed"
-    if job.step is Step.TRANSCRIBING:
-        whole = f" of {clock(job.duration)}" if job.duration else ""
-        return f"Transcribed {clock(job.position)}{whole}"
-    return _WAITING[job.step]
+def resume(job: Job, meter: Meter, now: float) -> None:
+    """Note that the job comes now, or comes back with what it had."""
+    meter.began, meter.first_percentage = now, job.percentage
+    meter.transcribed_before = meter.transcribed

@@ -18,3 +18,10 @@ CREATE TABLE findings (
     finding TEXT NOT NULL CHECK (json_valid(finding)),
     PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
+
+-- What this machine knows of its own pace (aiotranscribe.progress.Pace).
+CREATE TABLE paces (
+    name TEXT PRIMARY KEY,
+    done REAL NOT NULL,
+    took_s REAL NOT NULL
+) STRICT, WITHOUT ROWID;

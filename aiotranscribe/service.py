@@ -45,6 +45,7 @@ from aiotranscribe.errors import (
 from aiotranscribe.frame import Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
+from aiotranscribe.sentences import message
 from aiotranscribe.spool import Arrival, Spool, writing_to
 from aiotranscribe.store import Store
 from aiotranscribe.transcript import Segment, Transcript, join
@@ -62,6 +63,8 @@ _COPY_BYTES = 1 << 20
 _TOGETHER = 3
 # A disk that is full is tried again after so long; who waits for an answer gets one after this.
 _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
+# How often to tell that time passes; and of mere progress, at most.
+_TICK_S, _PAUSE_S = 0.5, 0.1
 # How often to look for jobs that have been kept long enough.
 _SWEEP_S = 60.0
 
@@ -91,6 +94,13 @@ class Transcriber:
         #: What is told of the jobs that have changed, once that is safe.
         self._views: dict[str, View] = {}
         self._replies: list[Callable[[], None]] = []
+        #: What this machine knows of its own pace, and what it has learnt since the last commit.
+        self._paces: dict[str, progress.Pace] = {}
+        self._learnt: dict[str, progress.Pace] = {}
+        #: In how many seconds each job is done, as it was forecast at a time.
+        self._forecast: tuple[float, dict[str, float]] = 0.0, {}
+        #: When each job was told of last.
+        self._told_at: dict[str, float] = {}
         self._scheduler: Scheduler[Prepare | Transcribe] = Scheduler()
         self._slots: list[Slot] = []
         #: Jobs that wait, and how many wait before each.
@@ -120,6 +130,7 @@ class Transcriber:
         self._is_open = True
         self._drainer = asyncio.create_task(self._drain(), name="inbox")
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+        self._ticker = asyncio.create_task(self._tick(), name="tick")
         config = self._config
         settings = Settings(config.device, config.compute_type, config.threads())
         self._slots = [
@@ -137,9 +148,10 @@ class Transcriber:
         self._is_open = False
         self.dismiss()
         await asyncio.gather(*(slot.close() for slot in self._slots))
-        for task in (self._drainer, self._sweeper):
+        tasks = [self._drainer, self._sweeper, self._ticker]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait([self._drainer, self._sweeper, *self._cleaning])
+        await asyncio.wait([*tasks, *self._cleaning])
         await self._store.close()
         if not self._ready.cancel() and not self._ready.cancelled():
             self._ready.exception()  # seen, even if nobody waited for it
@@ -148,10 +160,11 @@ class Transcriber:
 
     async def _restore(self) -> None:
         """Bring back all jobs as they were told last; those at work go on."""
+        self._paces = await self._store.paces()
         for job in await self._store.jobs():
             self._jobs[job.id] = job
             if job.status.is_terminal:
-                told = frames.head(job, progress.message(job))
+                told = frames.head(job, message(job))
                 self._hub.publish(job.id, View(told, None, job.runs))
             else:
                 await self._go_on(job)
@@ -164,7 +177,8 @@ class Transcriber:
         )
 
     async def _go_on(self, job: Job) -> None:
-        course = self._courses[job.id] = Course(job, await self._store.findings(job.id))
+        findings = await self._store.findings(job.id)
+        course = self._courses[job.id] = Course(job, findings, time.monotonic())
         self._changed.add(job.id)
         has_sound = job.is_prepared and self._spool.has_sound(job.id, job.duration or 0.0)
         course.go_on(self._run_id, has_sound=has_sound)
@@ -409,7 +423,7 @@ class Transcriber:
 
     def _enter(self, job: Job) -> Job:
         """Begin with a job that has just been accepted."""
-        course = self._courses[job.id] = Course(job)
+        course = self._courses[job.id] = Course(job, now=time.monotonic())
         self._changed.add(job.id)
         self._begin(course, has_sound=False)
         return job
@@ -454,7 +468,7 @@ class Transcriber:
             self._apply_load(slot, message)
         elif (course := self._courses.get(work.job_id)) and not course.job.status.is_terminal:
             self._changed.add(work.job_id)
-            self._apply_work(course, work, message)
+            self._apply_work(course, slot, work, message)
 
     def _apply_load(self, slot: Slot, message: Message) -> None:
         match message:
@@ -466,8 +480,10 @@ class Transcriber:
                 self._model_error = error
                 _refuse(self._ready, ModelNotAvailable(error.message))
 
-    def _apply_work(self, course: Course, work: Prepare | Transcribe, message: Message) -> None:
-        course.hear(message)
+    def _apply_work(
+        self, course: Course, slot: Slot, work: Prepare | Transcribe, message: Message
+    ) -> None:
+        course.hear(message, work, slot.number, time.monotonic())
         self._offer(course, course.take_ready())
         match message:
             case messages.Failed(error):
@@ -541,9 +557,6 @@ class Transcriber:
         if isinstance(work, Transcribe):
             spans = tuple(part.spans[0] for part in taken if isinstance(part, Transcribe))
             work = msgspec.structs.replace(work, spans=spans)
-        meter = self._courses[work.job_id].meter
-        if meter.began is None:
-            meter.began = time.monotonic()
         slot.perform(work)
 
     def _rest(self, slot: Slot, work_number: int) -> None:
@@ -554,18 +567,26 @@ class Transcriber:
 
     async def _commit(self) -> None:
         """Write down what has changed, however long the disk takes to be ready for it."""
-        self._views = {
-            job_id: course.measure(time.monotonic(), self._positions.get(job_id))
-            for job_id in self._changed
-            if (course := self._courses.get(job_id))
-        }
-        self._changed.clear()
+        now = time.monotonic()
+        forecast = self._forecasts(now)
+        for job_id in [job_id for job_id in self._changed if self._is_due(job_id, now)]:
+            self._changed.discard(job_id)
+            if course := self._courses.get(job_id):
+                position = self._positions.get(job_id)
+                self._views[job_id] = course.measure(
+                    now, self._paces, forecast.get(job_id), position
+                )
+                self._told_at[job_id] = now
+                if course.job.status is Status.COMPLETED:
+                    self._learnt |= progress.learn(course.meter, self._paces)
+                    self._paces |= self._learnt
         changes = [
             change for job_id in self._views if (change := self._courses[job_id].take_change())
         ]
         while changes or self._deleted:
             try:
-                await self._store.commit(changes, self._deleted)
+                await self._store.commit(changes, self._deleted, self._learnt)
+                self._learnt.clear()
                 break
             except AiotranscribeError as error:
                 self._excuse(error)
@@ -574,7 +595,41 @@ class Transcriber:
             log.info("the data folder can be written again")
             self._storage_error = None
             self._changed.update(self._courses)
-            self._inbox.put_nowait(lambda: None)
+
+    def _is_due(self, job_id: str, now: float) -> bool:
+        """Whether to tell of a job now: always of what matters, of mere progress not too often."""
+        course, told = self._courses.get(job_id), self._jobs.get(job_id)
+        if course is None or told is None:
+            return True
+        job, shown = course.job, self._hub.view(job_id).summary()
+        return (
+            now - self._told_at.get(job_id, 0.0) >= _PAUSE_S
+            or (job.status, job.current_step, job.count, job.language)
+            != (told.status, told.current_step, told.count, told.language)
+            or shown.queue_position != self._positions.get(job_id)
+        )
+
+    def _forecasts(self, now: float) -> dict[str, float]:
+        """In how many seconds each job at work is done."""
+        at, seconds = self._forecast
+        if now - at < _PAUSE_S and seconds.keys() == self._courses.keys():
+            return {job_id: max(0.0, left - (now - at)) for job_id, left in seconds.items()}
+        warm = {slot.model for slot in self._slots if slot.is_ready}
+        demands = {}
+        for job_id, course in self._courses.items():
+            is_cold = course.job.options.model not in warm
+            found = progress.demand(course.job, course.meter, self._paces, now, is_cold=is_cold)
+            if found and not course.job.status.is_terminal:
+                demands[job_id] = found
+        self._forecast = now, progress.forecast(demands, max(1, len(self._slots)))
+        return self._forecast[1]
+
+    async def _tick(self) -> None:
+        """Let those who watch a job see that time passes."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._courses:
+                self._inbox.put_nowait(lambda: self._changed.update(self._courses))
 
     def _excuse(self, error: AiotranscribeError) -> None:
         """Tell those who watch a job at work what it waits for."""
@@ -598,6 +653,7 @@ class Transcriber:
             self._hub.publish(job_id, view)
             if job.status.is_terminal:
                 del self._courses[job_id]
+                del self._told_at[job_id]
                 self._clean(job_id)
         self._views.clear()
         for job_id in self._deleted:

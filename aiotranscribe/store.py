@@ -21,6 +21,7 @@ import msgspec
 from aiotranscribe.course import Change, Finding
 from aiotranscribe.errors import DataFolderInUse, StorageUnavailable, UnusableStore
 from aiotranscribe.job import Job
+from aiotranscribe.progress import Pace, Paces
 
 T = TypeVar("T")
 
@@ -82,17 +83,27 @@ class Store:
 
         return await self._call(select)
 
-    async def commit(self, changes: Iterable[Change], deleted: Iterable[str] = ()) -> None:
+    async def paces(self) -> dict[str, Pace]:
+        """Return what this machine knows of its own pace."""
+        rows = await self._call(
+            lambda: self._connection.execute("SELECT name, done, took_s FROM paces").fetchall()
+        )
+        return {name: Pace(done, took_s) for name, done, took_s in rows}
+
+    async def commit(
+        self, changes: Iterable[Change], deleted: Iterable[str] = (), paces: Paces | None = None
+    ) -> None:
         """Write down all of this, or nothing.
 
         Args:
             changes: What has changed.
             deleted: Jobs to forget.
+            paces: What has been learnt of this machine's pace.
 
         Raises:
             StorageUnavailable: that is not possible now; try again later.
         """
-        await self._call(lambda: self._commit(list(changes), list(deleted)))
+        await self._call(lambda: self._commit(list(changes), list(deleted), dict(paces or {})))
 
     # -- in the thread -------------------------------------------------------------------
 
@@ -206,7 +217,7 @@ class Store:
     def _select(self, query: str, *arguments: str) -> list[tuple[str]]:
         return self._connection.execute(query, arguments).fetchall()
 
-    def _commit(self, changes: Sequence[Change], deleted: Sequence[str]) -> None:
+    def _commit(self, changes: Sequence[Change], deleted: Sequence[str], paces: Paces) -> None:
         connection = self._connection
         is_lasting = bool(deleted) or any(change.is_lasting for change in changes)
         connection.execute(f"PRAGMA synchronous = {'FULL' if is_lasting else 'NORMAL'}")
@@ -224,6 +235,10 @@ class Store:
                         for number, finding in enumerate(change.findings, change.first)
                     ),
                 )
+            connection.executemany(
+                "INSERT OR REPLACE INTO paces VALUES (?, ?, ?)",
+                ((name, pace.done, pace.took_s) for name, pace in paces.items()),
+            )
             connection.executemany("DELETE FROM jobs WHERE id = ?", ((it,) for it in deleted))
 
     @contextlib.contextmanager

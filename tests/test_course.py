@@ -11,9 +11,11 @@ from aiotranscribe.engine.messages import (
     Entered,
     LanguageFound,
     Message,
+    Prepare,
     Prepared,
     Recognised,
     SpanFound,
+    Transcribe,
 )
 from aiotranscribe.engine.spans import SAMPLE_RATE, Span
 from aiotranscribe.errors import Problem
@@ -37,6 +39,17 @@ def window(span: int, number: int) -> Recognised:
     start = 10.0 * span + 5 * number
     segments = tuple(Segment(0, start + i, start + i + 1, f" {span}.{number}.{i}") for i in (0, 2))
     return Recognised(span, segments, 500 * (number + 1), is_done=number == 1)
+
+
+def hear(course: Course, message: Message, now: float = 0.0) -> None:
+    """Let a course hear what a worker tells: the one in the first slot decodes."""
+    slot, spans = 0, tuple(SPANS)
+    if isinstance(message, Recognised):
+        slot, spans = message.span + 1, (SPANS[message.span],)
+    work: Prepare | Transcribe = Transcribe("job", "pcm", spans, Options())
+    if not slot:
+        work = Prepare("job", "recording", "pcm", Options())
+    course.hear(message, work, slot, now)
 
 
 def texts(course: Course) -> list[str]:
@@ -92,7 +105,7 @@ def test_a_crash_at_any_moment_costs_nothing_that_was_told(
     waiting = list(story)
     for moment in range(len(story) + 1):
         if moment in crashes and disk.job:
-            course = Course(disk.job, disk.findings)
+            course = Course(disk.job, disk.findings, now)
             course.go_on(f"{moment:x}", has_sound=False)
             disk.write(course.take_change())
             assert texts(course) == ALL[:told], "exactly what was told"
@@ -101,16 +114,16 @@ def test_a_crash_at_any_moment_costs_nothing_that_was_told(
             waiting = [each for each in story if each not in disk.findings]
         if not waiting:
             break
-        course.hear(waiting.pop(0))
         now += 1.0
-        course.meter.began = course.meter.began or now
-        frame = course.measure(now, None).summary()
+        hear(course, waiting.pop(0), now)
+        left_s = data.draw(st.none() | st.floats(0, 100))
+        frame = course.measure(now, {}, left_s, None).summary()
         disk.write(course.take_change())
         assert frame.progress_percentage >= shown
         shown, told = frame.progress_percentage, frame.offset
         assert texts(course) == ALL[:told]
     for message in waiting:
-        course.hear(message)
+        hear(course, message)
     assert texts(course) == ALL
     assert course.is_done
 
@@ -120,10 +133,10 @@ def test_what_is_on_the_disk_is_the_whole_job(story: list[Message]) -> None:
     """Otherwise a finished job cannot be read any more after a restart."""
     disk, course = Disk(), Course(make_job())
     for message in story:
-        course.hear(message)
+        hear(course, message)
         disk.write(course.take_change())
     course.job = course.job.end(Status.COMPLETED, 9.0)
-    course.measure(9.0, None)
+    course.measure(9.0, {}, 0.0, None)
     disk.write(course.take_change())
     assert disk.job
     again = Course(disk.job, disk.findings)
@@ -137,12 +150,11 @@ def test_what_is_on_the_disk_is_the_whole_job(story: list[Message]) -> None:
 def test_progress_is_written_in_whole_steps_only() -> None:
     """Otherwise the disk is written ten times a second for numbers that nobody misses."""
     course = Course(make_job())
-    course.meter.began = 0.0
     written = 0
-    for tenth in range(1000):
-        course.hear(Entered(Step.DECODING))
-        course.hear(Decoded(tenth / 10, 100.0))
-        course.measure(tenth / 10, None)
+    for tenth in range(1, 1000):
+        hear(course, Entered(Step.DECODING))
+        hear(course, Decoded(tenth / 10, 100.0))
+        course.measure(tenth / 100, {}, 90.0, None)
         written += course.take_change() is not None
     assert 5 < written < 20
 
@@ -154,7 +166,7 @@ def test_what_cannot_be_measured_again_is_written(message: Message) -> None:
     """Otherwise a restart begins from the beginning."""
     course = Course(make_job(language=None))
     assert course.take_change() is None
-    course.hear(message)
+    hear(course, message)
     assert course.take_change()
     assert course.take_change() is None
 
@@ -166,7 +178,7 @@ def test_an_end_and_a_new_run_outlive_a_power_cut() -> None:
     change = course.take_change()
     assert change
     assert change.is_lasting
-    course.hear(SpanFound(SPANS[0]))
+    hear(course, SpanFound(SPANS[0]))
     change = course.take_change()
     assert change
     assert not change.is_lasting
@@ -183,10 +195,10 @@ def test_spans_wait_for_the_language() -> None:
     """Otherwise an interview is transcribed in two languages."""
     course = Course(make_job(language=None))
     for span in SPANS:
-        course.hear(SpanFound(span))
+        hear(course, SpanFound(span))
     assert course.take_ready() == SPANS[:1]
     assert course.take_ready() == []
-    course.hear(LanguageFound("pt"))
+    hear(course, LanguageFound("pt"))
     assert course.take_ready() == SPANS[1:]
 
 
@@ -195,7 +207,7 @@ def test_what_a_dead_worker_told_is_not_handed_out_twice() -> None:
     course = Course(make_job())
     for _ in range(2):
         for span in SPANS:
-            course.hear(SpanFound(span))
+            hear(course, SpanFound(span))
     assert course.take_ready() == SPANS
 
 
@@ -208,9 +220,9 @@ def test_after_a_restart_a_span_goes_on_when_its_sound_is_there() -> None:
     course = Course(make_job(), findings)
     course.go_on("b", has_sound=False)
     assert course.take_ready() == []
-    course.hear(SpanFound(SPANS[0]))
+    hear(course, SpanFound(SPANS[0]))
     assert course.take_ready() == [], "it is done"
-    course.hear(SpanFound(SPANS[1]))
+    hear(course, SpanFound(SPANS[1]))
     assert course.take_ready() == [rest]
 
     course = Course(make_job(), findings)
@@ -222,8 +234,8 @@ def test_what_kills_two_workers_is_given_up() -> None:
     """Otherwise one recording kills workers for ever, or one crash costs a job."""
     course = Course(make_job(), [SpanFound(span) for span in SPANS])
     assert course.count_death(SPANS[:2], DIED) is None
-    course.hear(window(0, 0))
-    course.hear(window(0, 1))
+    hear(course, window(0, 0))
+    hear(course, window(0, 1))
     assert course.count_death(SPANS[:1], DIED) is None, "it was done"
     verdict = course.count_death(SPANS[1:], DIED)
     assert verdict
@@ -241,7 +253,7 @@ def test_a_course_is_done_when_all_that_was_found_is_done() -> None:
     assert SPANS[0].length == 160_000 / SAMPLE_RATE
     course = Course(make_job())
     for message in (SpanFound(SPANS[0]), window(0, 0), window(0, 1)):
-        course.hear(message)
+        hear(course, message)
         assert not course.is_done
-    course.hear(Prepared(10.0))
+    hear(course, Prepared(10.0))
     assert course.is_done

@@ -21,6 +21,7 @@ PURE = {
     "job",
     "transcript",
     "progress",
+    "sentences",
     "frame",
     "exports",
     "config",

@@ -24,6 +24,7 @@ from aiotranscribe.errors import (
     UnusableStore,
 )
 from aiotranscribe.job import Job, Options, Status
+from aiotranscribe.progress import Pace
 from aiotranscribe.store import Store
 from aiotranscribe.transcript import Word
 from tests import builders
@@ -104,6 +105,14 @@ async def test_words_survive(store: Store) -> None:
     )
     await store.commit([change(job("a"), FOUND[0], found)])
     assert (await store.findings("a"))[1] == found
+
+
+async def test_the_pace_of_the_machine_is_remembered(store: Store) -> None:
+    """Otherwise the first minutes after each start have no idea of how long anything takes."""
+    assert await store.paces() == {}
+    await store.commit([change(job("a"))], paces={"decoding": Pace(5.0, 0.1)})
+    await store.commit([change(job("b"))], paces={"decoding": Pace(9.0, 0.5), "x": Pace(1.0, 2.0)})
+    assert await store.paces() == {"decoding": Pace(9.0, 0.5), "x": Pace(1.0, 2.0)}
 
 
 async def test_nothing_of_a_deleted_job_remains(store: Store, tmp_path: Path) -> None:
