@@ -167,7 +167,7 @@ def real_server(data_dir: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def scripted_server(data_dir: Path) -> Iterator[Server]:
     """The real server with scripted models, for a whole module."""
-    server = Server(data_dir, *SCRIPTED, program="tests.scripted_program")
+    server = Server(data_dir / "scripted", *SCRIPTED, program="tests.scripted_program")
     yield server
     server.kill()
 

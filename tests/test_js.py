@@ -2,10 +2,10 @@
 
 import asyncio
 import base64
+import functools
 import json
 import random
 import re
-import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from tests.waiting import LONG_S, check, merge, until, until_frame
 MakeWav = Callable[[float], Path]
 
 END = "every word will still be here. Thank you for listening."
+#: Before the server speaks again, or gives up.
+SOON_S = 10.0
 ENDLESS = Script(segments=10_000, delay=0.05).options()
 
 # What a page has at hand in these tests; `base` is where the server is.
@@ -95,9 +97,9 @@ async def saw(seen: JSHandle, condition: str) -> None:
         await seen.evaluate(page_condition)
 
 
-async def finish(seen: JSHandle) -> tuple[list[Frame], dict[str, Any]]:
+async def finish(seen: JSHandle, timeout_s: float = LONG_S) -> tuple[list[Frame], dict[str, Any]]:
     """Wait for the end; return the frames, checked for the contract of `all`, and all the rest."""
-    async with asyncio.timeout(LONG_S):
+    async with asyncio.timeout(timeout_s):
         told = await seen.evaluate("async seen => { await seen.end; return {...seen, end: null} }")
     frames = [decode(json.dumps(frame)) for frame in told["frames"]]
     if frames and not frames[0].offset:
@@ -405,7 +407,8 @@ async def test_it_leaves_a_line_that_is_dead(
         await page.clock.fast_forward(40_000)
         assert await seen.evaluate("seen => seen.lost") == 0
         await page.clock.fast_forward(6_000)
-        await saw(seen, "seen.lost")
+        async with asyncio.timeout(SOON_S):
+            await saw(seen, "seen.lost")
         line.is_dead = False
         await page.clock.fast_forward(1_000)
         await direct.cancel(job_id)
@@ -413,30 +416,38 @@ async def test_it_leaves_a_line_that_is_dead(
     assert merge(frames) == list((await direct.get(job_id)).segments)
 
 
-async def test_a_server_that_has_lost_the_job_is_an_error(
-    browser: Browser, start_server: Callable[..., Server], make_wav: MakeWav, tmp_path: Path
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_it_goes_on_when_the_server_was_killed(
+    browser: Browser,
+    start_server: Callable[..., Server],
+    make_wav: MakeWav,
+    tmp_path: Path,
+    is_lost: bool,
 ) -> None:
-    """A page would come back for ever to a server whose disk was lost."""
-    first = await asyncio.to_thread(start_server, *SCRIPTED, program="tests.scripted_program")
+    """A power cut would end every page that watches, or keep it waiting for what is lost."""
+    start = functools.partial(start_server, *SCRIPTED, program="tests.scripted_program")
+    server = await asyncio.to_thread(start)
     page = await browser.new_page()
-    await page.goto(f"{first.url}/health")
-    await page.evaluate(PREPARE, first.url)
-    async with Client(first.url) as client, Line(first.url) as line:
-        job_id = (await client.submit(make_wav(2.0), ENDLESS)).job_id
-        seen = await follow(page, job_id, server=line.url)
+    await page.goto(f"{server.url}/health")
+    await page.evaluate(PREPARE, server.url)
+    async with Client(server.url) as client:
+        options = Script(segments=4, delay=0.1).options()
+        job_id = (await client.submit(make_wav(100.0), options)).job_id
+        seen = await follow(page, job_id)
         await saw(seen, "seen.all?.length")
-        await asyncio.to_thread(first.stop, signal.SIGKILL)
+        server.kill()
         await saw(seen, "seen.lost")
-        second = await asyncio.to_thread(
-            Server, tmp_path / "empty", *SCRIPTED, program="tests.scripted_program"
-        )
-        try:
-            line.target = line.target.with_port(int(second.url.rpartition(":")[2]))
-            frames, told = await finish(seen)
-        finally:
-            second.kill()
-    assert (told["error"]["code"], told["error"]["status"]) == ("job_not_found", 404)
-    assert merge(frames), "what there was is not lost"
+        if is_lost:
+            server.data_dir.rename(tmp_path / "lost")
+        await asyncio.to_thread(start, port=int(server.url.rpartition(":")[2]))
+        frames, told = await finish(seen)
+        if is_lost:
+            assert (told["error"]["code"], told["error"]["status"]) == ("job_not_found", 404)
+            assert merge(frames), "the page keeps what it has"
+        else:
+            check(frames)
+            assert frames[-1].status == "completed"
+            assert merge(frames) == list((await client.get(job_id)).segments)
 
 
 # -- leaving -----------------------------------------------------------------------------------
@@ -468,7 +479,7 @@ async def test_a_signal_ends_it_at_any_time(
             waiting = await follow(page, job_id, server=line.url)
         await saw(waiting, "seen.frames.length")
         await waiting.evaluate("seen => seen.abort.abort()")
-        _, told = await finish(waiting)
+        _, told = await finish(waiting, SOON_S)
         assert told["error"]["name"] == "AbortError"
         assert told["lost"] == 0
         await until((await opening.value).is_closed)
@@ -486,7 +497,16 @@ async def test_a_signal_ends_it_at_any_time(
         )
         await saw(away, "seen.lost")
         await away.evaluate("seen => seen.abort.abort()")
-        assert (await finish(away))[1]["error"]["name"] == "AbortError"
+        assert (await finish(away, SOON_S))[1]["error"]["name"] == "AbortError"
+
+        losing = await page.evaluate_handle(
+            """([id, server]) => {
+                const seen = follow(id, {server, onLost: () => seen.abort.abort()})
+                return seen
+            }""",
+            [job_id, line.url],
+        )
+        assert (await finish(losing, SOON_S))[1]["error"]["name"] == "AbortError"
     name = await page.evaluate(
         "submit(new Blob(['a']), {signal: AbortSignal.abort()}).catch(error => error.name)"
     )
