@@ -35,6 +35,20 @@ WebClient = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture
+def expected_errors() -> list[str]:
+    """What the server may log as an error in this test; fill it with words from its lines."""
+    return []
+
+
+@pytest.fixture
+def no_errors(caplog: pytest.LogCaptureFixture, expected_errors: list[str]) -> Iterator[None]:
+    """Check that the server logs no error: watchers come and go, and that is none."""
+    yield
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= 40]
+    assert not [line for line in errors if not any(words in line for words in expected_errors)]
+
+
+@pytest.fixture
 def shared_audio() -> Path:
     """The folder of real speech, where it is at hand."""
     if not SHARED_AUDIO.is_dir():
