@@ -71,19 +71,20 @@ class Client:
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                async with await self._connect(job_id, since) as socket:
-                    while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
-                        frame = frames.decode(message.data)
-                        since, wait_s = frame.cursor, _FIRST_WAIT_S
-                        yield frame
-                        if frame.status.is_terminal:
-                            return
-            except aiohttp.WSServerHandshakeError as error:
-                if error.status < 500:
-                    await self.get(job_id)  # a handshake's refusal has no body: ask again
-                    raise ServerError(
-                        error.message, code="refused", http_status=error.status
-                    ) from error
+                try:
+                    async with await self._connect(job_id, since) as socket:
+                        while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                            frame = frames.decode(message.data)
+                            since, wait_s = frame.cursor, _FIRST_WAIT_S
+                            yield frame
+                            if frame.status.is_terminal:
+                                return
+                except aiohttp.WSServerHandshakeError as error:
+                    if error.status < 500:
+                        await self.get(job_id)  # a handshake's refusal has no body: ask again
+                        raise ServerError(
+                            error.message, code="refused", http_status=error.status
+                        ) from error
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass  # the job goes on without us: come back
             # Jitter, lest all watchers of a restarted server come back at the same moment.

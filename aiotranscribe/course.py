@@ -4,6 +4,7 @@ All that has to outlive the server is in the job and in the workers' findings: r
 into a new course, they bring it back to where it was.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ class Course:
             case Prepared(duration):
                 self.job = self.job.prepare(duration)
                 meter.hear(slot, now, DECODING, duration - meter.decoded)
+                # Another version of the decoder may not have found again what an earlier one had.
+                silent = [span for it, span in self._spans.items() if it not in self._sounding]
+                self._sounding.update(span.index for span in silent)
+                self._ready.extend(self.rests(silent))
             case SpanFound(span):
                 if span.index not in self._spans:
                     self._note(message)
@@ -189,12 +194,12 @@ class Course:
     def take_change(self) -> Change | None:
         """Return what has to be written down before it is told, if anything has.
 
-        What is only progress is not, but for the percentage, in whole steps: the next one, so
-        that after a crash it is never lower than what was told.
+        What is only progress is not, but for the percentage, in whole steps: rounded up, so that
+        after a crash it is never lower than what was told.
         """
         job = self.job
         if not job.status.is_terminal:
-            percentage = min(99.9, job.percentage // 1 + 1) if job.percentage else 0.0
+            percentage = min(99.9, math.ceil(job.percentage))
             job = msgspec.structs.replace(job, percentage=percentage)
         if not self._new and _essence(job) == _essence(self._written_job):
             return None

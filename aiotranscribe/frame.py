@@ -91,16 +91,13 @@ def make_cursor(run_id: str, count: int, *, is_last: bool = False) -> str:
     return f"{run_id}-{count}{_END if is_last else ''}"
 
 
-def is_last(cursor: str | None) -> bool:
-    """Whether the owner of ``cursor`` has seen the end, and nothing can be missing."""
-    return bool(cursor and cursor.endswith(_END))
-
-
+# So many different frames of one view are kept for those who will ask for the same.
+_MOST_SHARED = 4
 _END = "-end"
 _CURSOR = re.compile(rf"([0-9a-f]{{1,16}})-(0|[1-9][0-9]{{0,8}})(?:{_END})?")
 
 
-def resume(cursor: str | None, runs: Sequence[Run], count: int) -> int:
+def resume(cursor: str | None, runs: Sequence[Run], count: int) -> int | None:
     """Return how many segments the owner of ``cursor`` really has.
 
     Args:
@@ -109,16 +106,16 @@ def resume(cursor: str | None, runs: Sequence[Run], count: int) -> int:
         count: How many segments there are now.
 
     Returns:
-        The count in the cursor, or 0, which is everything again, when the cursor is not one
-        of this job's, or names segments that a power cut took back: never a guess.
+        The count in the cursor, or ``None``, which means everything again, when the cursor is not
+        one of this job's, or names segments that a power cut took back: never a guess.
     """
     found = _CURSOR.fullmatch(cursor or "")
     ids = [run.id for run in runs]
     if not found or found[1] not in ids:
-        return 0
+        return None
     later = runs[ids.index(found[1]) + 1 :]
     has = int(found[2])
-    return has if has <= min([count, *(run.began for run in later)]) else 0
+    return has if has <= min([count, *(run.began for run in later)]) else None
 
 
 class View:
@@ -139,8 +136,9 @@ class View:
         #: How many segments there were.
         self.count = head.offset
         self._head = head
-        self._last = head
-        self._encoded: tuple[Frame, bytes] | None = None
+        # By offset. Most watchers have equally many segments, or none.
+        self._frames = {head.offset: head}
+        self._encoded: dict[int, bytes] = {}
 
     @property
     def is_last(self) -> bool:
@@ -152,10 +150,15 @@ class View:
 
         Watchers who have equally many get the same object.
         """
-        if self._last.offset != offset:
+        if offset not in self._frames:
+            if len(self._frames) > _MOST_SHARED:
+                self._frames = {self.count: self._head}
+                self._encoded.clear()
             segments = (self.segments or ())[offset : self.count]
-            self._last = msgspec.structs.replace(self._head, offset=offset, segments=segments)
-        return self._last
+            self._frames[offset] = msgspec.structs.replace(
+                self._head, offset=offset, segments=segments
+            )
+        return self._frames[offset]
 
     def summary(self) -> Frame:
         """Return the frame without any segments."""
@@ -163,9 +166,11 @@ class View:
 
     def encode(self, frame: Frame) -> bytes:
         """Return a frame of this view as JSON, encoded once for all who share it."""
-        if self._encoded is None or self._encoded[0] is not frame:
-            self._encoded = frame, encode(frame)
-        return self._encoded[1]
+        if self._frames.get(frame.offset) is not frame:
+            return encode(frame)
+        if frame.offset not in self._encoded:
+            self._encoded[frame.offset] = encode(frame)
+        return self._encoded[frame.offset]
 
     def renewed(self, **changes: object) -> "View":
         """Return the same view with the present time and other ``changes``: a sign of life."""
@@ -176,7 +181,7 @@ class View:
         """Return the same view with its segments read from the disk, or left there."""
         return View(self._head, segments, self._runs)
 
-    def resume(self, cursor: str | None) -> int:
+    def resume(self, cursor: str | None) -> int | None:
         """Return how many segments the owner of ``cursor`` has; see :func:`resume`."""
         return resume(cursor, self._runs, self.count)
 

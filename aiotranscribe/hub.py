@@ -128,15 +128,9 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         """Whether the terminal frame was delivered, and not just the iteration ended."""
         return self._topic.view.is_last and self._seen == self._topic.version
 
-    @property
-    def is_current(self) -> bool:
-        """Whether no segments are missing, and more may come."""
-        return self._offset == self._topic.view.count and not self._topic.view.is_last
-
-    async def changed(self) -> None:
-        """Wait for the next change."""
-        before = self._topic.version
-        while not await self._wait(lambda: self._topic.version != before):
+    async def changed(self, version: int) -> None:
+        """Wait until the topic is of a later version."""
+        while not await self._wait(lambda: self._topic.version > version):
             pass
 
     async def __anext__(self) -> Frame:
@@ -159,8 +153,8 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         return self._topic.view.encode(frame)
 
 
-class Board(_Watcher, AsyncIterator[tuple[str, Frame | None]]):
-    """Every job's frames without segments: all of them at once, then every change.
+class Board(_Watcher, AsyncIterator[tuple[str, View | None]]):
+    """Every job's view: all of them at once, then every change.
 
     A job comes with ``None`` when it has been deleted, and an empty id is a sign of life.
     """
@@ -176,14 +170,14 @@ class Board(_Watcher, AsyncIterator[tuple[str, Frame | None]]):
         self._changed[job_id] = None
         super().wake(job_id)
 
-    async def __anext__(self) -> tuple[str, Frame | None]:
+    async def __anext__(self) -> tuple[str, View | None]:
         """Wait for the next change of any job."""
         if not await self._wait(lambda: self._changed):
             return "", None
         job_id = next(iter(self._changed))
         del self._changed[job_id]
         topic = self._topics.get(job_id)
-        return job_id, topic.view.summary() if topic else None
+        return job_id, topic.view if topic else None
 
 
 class Hub:
@@ -216,14 +210,25 @@ class Hub:
         """Return the latest view of a job, or raise :class:`JobNotFound`."""
         return self._topic(job_id).view
 
-    async def frame(self, job_id: str, since: str | None = None) -> Frame:
+    async def frame(self, job_id: str, since: str | None = None, *, wait_s: float = 0.0) -> Frame:
         """Return the frame of somebody who has what the cursor ``since`` says.
+
+        Args:
+            job_id: Which job.
+            since: The cursor; ``None`` for all of the text.
+            wait_s: If nothing is missing, wait so long for the next change.
 
         Raises:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
-        return await topic.frame(topic.view.resume(since))
+        if wait_s and topic.view.resume(since) == topic.view.count and not topic.view.is_last:
+            watcher = self._admit(Subscription(topic, topic.view.count))
+            with watcher, contextlib.suppress(TimeoutError, StopAsyncIteration):
+                async with asyncio.timeout(wait_s):
+                    await watcher.changed(topic.version)
+            topic = self._topic(job_id)
+        return await topic.frame(topic.view.resume(since) or 0)
 
     def subscribe(self, job_id: str, since: str | None = None) -> Subscription:
         """Watch a job from the cursor ``since`` on, or from its beginning.
@@ -232,7 +237,7 @@ class Hub:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
-        return self._admit(Subscription(topic, topic.view.resume(since)))
+        return self._admit(Subscription(topic, topic.view.resume(since) or 0))
 
     def board(self) -> Board:
         """Watch all jobs."""
@@ -260,6 +265,8 @@ class Hub:
     def _keep(self, topic: Topic) -> None:
         """Keep the text of a finished job that was asked for, and drop that of long ago."""
         if not topic.view.is_last or topic.view.segments is None:
+            return
+        if self._topics.get(topic.job_id) is not topic:  # it has been deleted meanwhile
             return
         self._kept.pop(topic.job_id, None)
         self._kept[topic.job_id] = topic

@@ -109,6 +109,10 @@ class Options(
         Raises:
             InvalidOption: the model is not among them, or cannot do what is asked.
         """
+        try:  # what was not parsed has not been checked
+            msgspec.json.decode(msgspec.json.encode(self), type=Options)
+        except (msgspec.ValidationError, UnicodeError) as error:
+            raise InvalidOption(_name_first(str(error))) from error
         model = self.model or models[0]
         if model not in models:
             raise InvalidOption(f"model: there is no {model!r} here, only {', '.join(models)}")

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ from aiotranscribe.errors import (
     NotFinished,
     Problem,
     StorageUnavailable,
+    UnusableStore,
 )
 from aiotranscribe.frame import Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
@@ -89,7 +90,8 @@ class Transcriber:
         self._jobs: dict[str, Job] = {}
         #: The jobs that have no terminal status, or whose end is not told yet.
         self._courses: dict[str, Course] = {}
-        self._changed: set[str] = set()
+        #: In order, without repetitions.
+        self._changed: dict[str, None] = {}
         self._deleted: set[str] = set()
         #: What is told of the jobs that have changed, once that is safe.
         self._views: dict[str, View] = {}
@@ -111,20 +113,26 @@ class Transcriber:
         self._model_error: Problem | None = None
         #: Why the data folder cannot be written, while it cannot.
         self._storage_error: AiotranscribeError | None = None
-        self._cleaning: set[asyncio.Task[None]] = set()
+        #: What has to be done before the store is closed.
+        self._pending: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> "Transcriber":
         folder = self._config.data_dir
         self._temporary = None if folder else tempfile.mkdtemp(prefix="aiotranscribe-")
         root = folder or Path(self._temporary or "")
         self._store = Store(root)
-        await self._store.open()
+        try:
+            await self._store.open()
+        except BaseException:
+            self._remove_temporary()
+            raise
         try:
             with writing_to(root):
                 self._spool = await asyncio.to_thread(Spool, root / "spool")
             await self._restore()
         except BaseException:
             await self._store.close()
+            self._remove_temporary()
             raise
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_open = True
@@ -151,12 +159,15 @@ class Transcriber:
         tasks = [self._drainer, self._sweeper, self._ticker]
         for task in tasks:
             task.cancel()
-        await asyncio.wait([*tasks, *self._cleaning])
+        await asyncio.wait([*tasks, *self._pending])
         await self._store.close()
         if not self._ready.cancel() and not self._ready.cancelled():
             self._ready.exception()  # seen, even if nobody waited for it
+        await asyncio.to_thread(self._remove_temporary)
+
+    def _remove_temporary(self) -> None:
         if self._temporary:
-            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     async def _restore(self) -> None:
         """Bring back all jobs as they were told last; those at work go on."""
@@ -168,6 +179,7 @@ class Transcriber:
                 self._hub.publish(job.id, View(told, None, job.runs))
             else:
                 await self._go_on(job)
+        self._dispatch()
         await self._commit()
         self._publish()
         if self._jobs:
@@ -177,9 +189,15 @@ class Transcriber:
         )
 
     async def _go_on(self, job: Job) -> None:
-        findings = await self._store.findings(job.id)
-        course = self._courses[job.id] = Course(job, findings, time.monotonic())
-        self._changed.add(job.id)
+        self._changed[job.id] = None
+        now = time.monotonic()
+        try:
+            course = Course(job, await self._store.findings(job.id), now)
+        except UnusableStore as unusable:  # one bad row must not keep all the others away
+            self._courses[job.id] = course = Course(job, now=now)
+            self._end(course, Status.FAILED, unusable.problem())
+            return
+        self._courses[job.id] = course
         has_sound = job.is_prepared and self._spool.has_sound(job.id, job.duration or 0.0)
         course.go_on(self._run_id, has_sound=has_sound)
         self._begin(course, has_sound=has_sound)
@@ -247,22 +265,24 @@ class Transcriber:
             raise InvalidRequest("the recording is empty (0 bytes)")
         job = Job(
             id=uuid.uuid4().hex,
-            name=(name or "recording")[:_LONGEST_NAME],
+            # Names of files may hold what is no text.
+            name=(name or "recording").encode(errors="replace").decode()[:_LONGEST_NAME],
             created=time.time(),
             options=options,
             language="en" if is_english_only(options.model or "") else options.language,
         ).go_on(self._run_id)
         # Whoever is cancelled meanwhile gets no answer, but either the job is there or it is not.
-        return await asyncio.shield(asyncio.ensure_future(self._accept(arrival, job)))
+        return await asyncio.shield(self._own(self._accept(arrival, job)))
 
     async def _accept(self, arrival: Arrival, job: Job) -> Job:
         try:
-            await asyncio.to_thread(arrival.keep, self._spool.recording(job.id))
+            await arrival.keep(self._spool.recording(job.id))
             await self._store.commit([Change(job, 0, (), is_lasting=True)])
         except BaseException:
             await asyncio.to_thread(self._spool.remove, job.id)
             raise
-        return await self._do(partial(self._enter, job))
+        # It is safe: whatever the disk does now, the job will be done.
+        return await self._do(partial(self._enter, job), patience_s=None)
 
     def get(self, job_id: str) -> Job:
         """Return a job as it stands, or raise :class:`JobNotFound`."""
@@ -286,13 +306,7 @@ class Transcriber:
         Raises:
             JobNotFound: there is no such job.
         """
-        if wait_s and since:
-            with self._hub.subscribe(job_id, since) as watcher:
-                if watcher.is_current:
-                    with contextlib.suppress(TimeoutError, StopAsyncIteration):
-                        async with asyncio.timeout(wait_s):
-                            await watcher.changed()
-        return await self._hub.frame(job_id, since)
+        return await self._hub.frame(job_id, since, wait_s=wait_s)
 
     def summary(self, job_id: str) -> Frame:
         """Return the job's frame without its segments, or raise :class:`JobNotFound`."""
@@ -398,7 +412,7 @@ class Transcriber:
                 reply()
             await asyncio.sleep(0)  # whoever waits for news sees every turn
 
-    async def _do(self, change: Callable[[], T]) -> T:
+    async def _do(self, change: Callable[[], T], *, patience_s: float | None = _PATIENCE_S) -> T:
         """Have ``change`` applied in its turn; return its result once all have been told."""
         if not self._is_open:
             raise Closed("the server is shutting down")
@@ -413,7 +427,7 @@ class Transcriber:
 
         self._inbox.put_nowait(event)
         either: list[asyncio.Future[Any]] = [answer, self._drainer]
-        await asyncio.wait(either, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         answer.cancel()
@@ -424,7 +438,7 @@ class Transcriber:
     def _enter(self, job: Job) -> Job:
         """Begin with a job that has just been accepted."""
         course = self._courses[job.id] = Course(job, now=time.monotonic())
-        self._changed.add(job.id)
+        self._changed[job.id] = None
         self._begin(course, has_sound=False)
         return job
 
@@ -450,7 +464,7 @@ class Transcriber:
     def _end(self, course: Course, status: Status, error: Problem | None = None) -> None:
         """Give a job its terminal status, unless it has one, and stop what runs for it."""
         course.job = course.job.end(status, time.time(), error)
-        self._changed.add(course.job.id)
+        self._changed[course.job.id] = None
         self._scheduler.remove(course.job.id)
         for slot in self._slots:
             if isinstance(slot.work, Prepare | Transcribe) and slot.work.job_id == course.job.id:
@@ -467,7 +481,7 @@ class Transcriber:
         if isinstance(work, Load | Unload | None):
             self._apply_load(slot, message)
         elif (course := self._courses.get(work.job_id)) and not course.job.status.is_terminal:
-            self._changed.add(work.job_id)
+            self._changed[work.job_id] = None
             self._apply_work(course, slot, work, message)
 
     def _apply_load(self, slot: Slot, message: Message) -> None:
@@ -538,12 +552,12 @@ class Transcriber:
         waiting = [self._courses[job_id] for job_id in self._scheduler.order()]
         for course in [each for each in waiting if each.job.status is Status.QUEUED][:loading]:
             course.job = course.job.enter(Step.LOADING_MODEL)
-            self._changed.add(course.job.id)
+            self._changed[course.job.id] = None
         queued = (course for course in waiting if course.job.status is Status.QUEUED)
         positions = {course.job.id: position for position, course in enumerate(queued)}
         for job_id in self._positions | positions:
             if positions.get(job_id) != self._positions.get(job_id):
-                self._changed.add(job_id)
+                self._changed[job_id] = None
         self._positions = positions
 
     def _feed(self, slot: Slot) -> None:
@@ -570,7 +584,7 @@ class Transcriber:
         now = time.monotonic()
         forecast = self._forecasts(now)
         for job_id in [job_id for job_id in self._changed if self._is_due(job_id, now)]:
-            self._changed.discard(job_id)
+            del self._changed[job_id]
             if course := self._courses.get(job_id):
                 position = self._positions.get(job_id)
                 self._views[job_id] = course.measure(
@@ -594,7 +608,11 @@ class Transcriber:
         if self._storage_error:
             log.info("the data folder can be written again")
             self._storage_error = None
-            self._changed.update(self._courses)
+            self._touch()
+
+    def _touch(self) -> None:
+        """Have every job at work told of anew."""
+        self._changed.update(dict.fromkeys(self._courses))
 
     def _is_due(self, job_id: str, now: float) -> bool:
         """Whether to tell of a job now: always of what matters, of mere progress not too often."""
@@ -629,7 +647,7 @@ class Transcriber:
         while True:
             await asyncio.sleep(_TICK_S)
             if self._courses:
-                self._inbox.put_nowait(lambda: self._changed.update(self._courses))
+                self._inbox.put_nowait(self._touch)
 
     def _excuse(self, error: AiotranscribeError) -> None:
         """Tell those who watch a job at work what it waits for."""
@@ -665,9 +683,19 @@ class Transcriber:
     def _clean(self, job_id: str) -> None:
         """Remove what a job that has ended does not need, while everything else goes on."""
         remove = partial(self._spool.remove_sound, job_id, keeps_recording=self._config.keep_audio)
-        task = asyncio.create_task(asyncio.to_thread(remove))
-        self._cleaning.add(task)
-        task.add_done_callback(self._cleaning.discard)
+        self._own(asyncio.to_thread(remove))
+
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do something whose end the store waits for."""
+        task = asyncio.create_task(work)
+        self._pending.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Future[Any]) -> None:
+        self._pending.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, though whoever asked for it may have gone
 
     async def _sweep(self) -> None:
         """Delete jobs that have been kept as long as they should be."""
@@ -677,7 +705,7 @@ class Transcriber:
             for job in list(self._jobs.values()):
                 if job.ended is not None and job.ended <= before:
                     log.info("job %s has been kept for %s", job.id, self._config.keep)
-                    with contextlib.suppress(JobNotFound, StorageUnavailable):
+                    with contextlib.suppress(AiotranscribeError):
                         await self.delete(job.id)
             await asyncio.sleep(min(_SWEEP_S, keep_s or 1.0))
 

@@ -6,6 +6,7 @@ crash leaves behind is either complete or in the folder of arrivals, which each 
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +16,8 @@ from types import TracebackType
 
 from aiotranscribe.engine.spans import SAMPLE_RATE
 from aiotranscribe.errors import StorageUnavailable
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -31,6 +34,8 @@ class Arrival:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # What is discarded waits for what is being written.
+        self._lock = asyncio.Lock()
         #: How much has arrived.
         self.size_bytes = 0
 
@@ -47,9 +52,8 @@ class Arrival:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):  # what cannot be written is discarded anyway
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+        async with self._lock:
+            await asyncio.to_thread(self._discard)
 
     async def write(self, piece: bytes) -> None:
         """Take the next bytes; raises :class:`StorageUnavailable` if there is no room."""
@@ -57,8 +61,12 @@ class Arrival:
         with writing_to(self._folder):
             await asyncio.to_thread(self._file.write, piece)
 
-    def keep(self, path: Path) -> None:
-        """Make the whole recording ``path``, on the disk for good. Blocking."""
+    async def keep(self, path: Path) -> None:
+        """Make the whole recording ``path``, on the disk for good."""
+        async with self._lock:
+            await asyncio.to_thread(self._keep, path)
+
+    def _keep(self, path: Path) -> None:
         with writing_to(self._folder):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -66,6 +74,12 @@ class Arrival:
             self._path.rename(path)
             for folder in (path.parent, path.parent.parent):
                 _fsync_folder(folder)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):  # what cannot be written is discarded anyway
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 class Spool:
@@ -91,10 +105,13 @@ class Spool:
         That is the decoded audio, which is many times larger than most recordings, and can be
         had again from them.
         """
-        if keeps_recording:
-            self.pcm(job_id).unlink(missing_ok=True)
-        else:
+        if not keeps_recording:
             self.remove(job_id)
+            return
+        try:
+            self.pcm(job_id).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the decoded sound of job %s stays: %s", job_id, error)
 
     def has_sound(self, job_id: str, duration: float) -> bool:
         """Whether so many seconds of decoded audio are there."""

@@ -124,8 +124,8 @@ class Store:
 
     def _unusable(self, reason: str) -> UnusableStore:
         return UnusableStore(
-            f"{self._path} {reason}; it is left as it is: move it away to begin anew, or name "
-            "another folder with --data-dir"
+            f"{self._path} {reason}; it is left as it is: to begin anew, name another folder with "
+            f"--data-dir, or move {self._folder} away as a whole"
         )
 
     def _read(self, decode: Callable[[str], T], row: tuple[str]) -> T:
@@ -146,6 +146,9 @@ class Store:
                 self._create()
             self._connection = self._connect(self._path, "rw")
             self._migrate(self._connection)
+            # What is deleted is overwritten, and not only forgotten.
+            for setting in ("journal_mode = WAL", "foreign_keys = ON", "secure_delete = ON"):
+                self._connection.execute(f"PRAGMA {setting}")
         except BaseException:
             os.close(self._lock)
             raise
@@ -168,6 +171,14 @@ class Store:
             with self._path.open("rb") as file:
                 header = file.read(_HEADER_BYTES)
         except FileNotFoundError:
+            # Into a new database, SQLite would read what was left of the old one; and recordings
+            # that no job knows are removed.
+            spool = self._folder / "spool"
+            left = [*self._folder.glob(f"{self._path.name}-*"), *spool.glob("?" * 32)]
+            if left:
+                raise self._unusable(
+                    f"is gone, but not {left[0].name}, which belongs to it"
+                ) from None
             return False
         if not (
             header.startswith(_HEADER) and int.from_bytes(header[68:72], "big") == _APPLICATION_ID
@@ -194,16 +205,12 @@ class Store:
         path.rename(self._path)
 
     def _connect(self, path: Path, mode: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
+        return sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA foreign_keys = ON")
-        if mode == "rw" and path == self._path:
-            connection.execute("PRAGMA journal_mode = WAL")
-        return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

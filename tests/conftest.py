@@ -16,6 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import settings
+from playwright.async_api import Browser, async_playwright
 
 from aiotranscribe import Config, Transcriber, create_app
 from tests import scripted
@@ -31,6 +32,20 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 WebClient = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+def expected_errors() -> list[str]:
+    """What the server may log as an error in this test; fill it with words from its lines."""
+    return []
+
+
+@pytest.fixture
+def no_errors(caplog: pytest.LogCaptureFixture, expected_errors: list[str]) -> Iterator[None]:
+    """Check that the server logs no error: watchers come and go, and that is none."""
+    yield
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= 40]
+    assert not [line for line in errors if not any(words in line for words in expected_errors)]
 
 
 @pytest.fixture
@@ -166,6 +181,35 @@ def real_server(data_dir: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def scripted_server(data_dir: Path) -> Iterator[Server]:
     """The real server with scripted models, for a whole module."""
-    server = Server(data_dir, *SCRIPTED, program="tests.scripted_program")
+    server = Server(data_dir / "scripted", *SCRIPTED, program="tests.scripted_program")
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Debian's Chromium, which .ci/run installs."""
+    path = Path("/usr/bin/chromium")
+    if not path.exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's package chromium")
+    return path
+
+
+@pytest.fixture
+async def browser(chromium: Path) -> AsyncIterator[Browser]:
+    """A real browser, in which ``evil.test`` is a site on this machine."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+                "--host-resolver-rules=MAP evil.test 127.0.0.1",
+            ],
+        )
+        yield browser
+        await browser.close()

@@ -230,6 +230,28 @@ def test_after_a_restart_a_span_goes_on_when_its_sound_is_there() -> None:
     assert course.take_ready() == [rest]
 
 
+def test_a_span_that_is_not_found_again_is_done_all_the_same() -> None:
+    """Otherwise an update, whose decoder cuts otherwise, leaves a job at work for ever."""
+    course = Course(make_job(), [SpanFound(span) for span in SPANS])
+    course.go_on("b", has_sound=False)
+    hear(course, SpanFound(SPANS[0]))
+    assert course.take_ready() == SPANS[:1]
+    hear(course, Prepared(30.0))
+    assert course.take_ready() == SPANS[1:]
+
+
+def test_restarts_alone_are_no_progress() -> None:
+    """Otherwise a server that crashes again and again seems to be nearly done."""
+    disk, course = Disk(), Course(make_job(percentage=55.5))
+    for run in range(8):
+        course.go_on(f"{run:x}", has_sound=False)
+        disk.write(course.take_change())
+        assert disk.job
+        course = Course(disk.job, disk.findings)
+    assert disk.job
+    assert disk.job.percentage == 56.0
+
+
 def test_what_kills_two_workers_is_given_up() -> None:
     """Otherwise one recording kills workers for ever, or one crash costs a job."""
     course = Course(make_job(), [SpanFound(span) for span in SPANS])

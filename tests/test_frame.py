@@ -127,19 +127,19 @@ def test_a_cursor_outlives_a_restart(began: int, has: int, more: int) -> None:
     """Otherwise every restart sends all of the text again, or a power cut leaves lost words."""
     runs = (Run("a", 0), Run("b", began))
     resumed = resume(make_cursor("a", has), runs, began + more)
-    assert resumed == (has if has <= began else 0)
+    assert resumed == (has if has <= began else None)
 
 
 @given(count=COUNTS)
 def test_a_cursor_of_an_unknown_run_is_worth_nothing(count: int) -> None:
     """Otherwise a watcher keeps another job's text."""
-    assert resume(make_cursor("8", count), RUNS, count) == 0
+    assert resume(make_cursor("8", count), RUNS, count) is None
 
 
 @given(count=COUNTS, lost=st.integers(1, 10**6))
 def test_a_cursor_to_lost_segments_is_worth_nothing(count: int, lost: int) -> None:
     """Otherwise a watcher keeps segments that a power cut took back."""
-    assert resume(make_cursor(RUN, count + lost), RUNS, count) == 0
+    assert resume(make_cursor(RUN, count + lost), RUNS, count) is None
 
 
 @given(
@@ -161,15 +161,17 @@ def test_a_cursor_to_lost_segments_is_worth_nothing(count: int, lost: int) -> No
 def test_a_cursor_is_never_guessed(cursor: str, count: int) -> None:
     """Otherwise a string that we never issued silently drops the beginning of someone's text."""
     resumed = resume(cursor, RUNS, count)
-    assert 0 <= resumed <= count
-    issued = [make_cursor(RUN, resumed, is_last=is_last) for is_last in (False, True)]
-    assert resumed == 0 or cursor in issued
+    issued = [
+        make_cursor(RUN, has, is_last=end) for has in range(count + 1) for end in (False, True)
+    ]
+    assert (resumed is not None) == (cursor in issued)
+    assert resumed is None or 0 <= resumed <= count
 
 
 @pytest.mark.parametrize("cursor", [None, ""])
 def test_without_a_cursor_there_is_everything(cursor: str | None) -> None:
     """Otherwise a first watcher misses the beginning."""
-    assert resume(cursor, RUNS, 5) == 0
+    assert resume(cursor, RUNS, 5) is None
 
 
 # -- views -----------------------------------------------------------------------------------
@@ -202,6 +204,17 @@ def test_watchers_who_have_less_get_their_own_frame() -> None:
     assert decode(view.encode(view.frame(2))) == live
 
 
+def test_a_view_does_not_keep_a_frame_for_everyone() -> None:
+    """Otherwise a thousand slow watchers fill the memory with a thousand copies of the text."""
+    view = builders.view(1000)
+    frames = [view.frame(offset) for offset in range(1000)]
+    assert len(view._frames) < 10
+    assert [frame.offset for frame in frames] == list(range(1000))
+    for offset in (3, 999, 3, 1000):
+        assert decode(view.encode(view.frame(offset))).offset == offset
+        assert decode(view.encode(frames[3])) == frames[3]
+
+
 def test_a_view_does_not_grow_with_the_job() -> None:
     """Otherwise a cursor promises fewer segments than the frame has, and they come twice."""
     job = builders.segments(2)
@@ -228,5 +241,5 @@ def test_a_view_resumes_against_its_own_run_and_count() -> None:
     """Otherwise a reconnecting watcher is judged by another job's numbers."""
     view = builders.view(3)
     assert view.resume(make_cursor(RUN, 3)) == 3
-    assert view.resume(make_cursor(RUN, 4)) == 0
-    assert view.resume(make_cursor("8", 3)) == 0
+    assert view.resume(make_cursor(RUN, 4)) is None
+    assert view.resume(make_cursor("8", 3)) is None

@@ -369,14 +369,23 @@ async def test_a_job_that_is_deleted_while_its_text_is_read_is_no_half_a_job() -
         await hub.frame(name)
 
 
+async def test_the_text_of_a_deleted_job_does_not_come_back(hub: Hub) -> None:
+    """Otherwise what somebody wanted gone stays in the memory for as long as it likes."""
+    slow = hub.subscribe(JOB)
+    hub.publish(JOB, builders.view(3, Status.CANCELLED))
+    hub.drop(JOB)
+    assert numbers(await following(slow)) == [0, 1, 2]
+    assert hub._kept == {}
+
+
 # -- all jobs --------------------------------------------------------------------------------
 
 
 async def next_of(board: Board) -> tuple[str, str | None]:
     """Return the next job on a board, and its status."""
     async with asyncio.timeout(PATIENCE_S):
-        job_id, frame = await anext(board)
-    return job_id, frame.status if frame else None
+        job_id, view = await anext(board)
+    return job_id, view.summary().status if view else None
 
 
 async def test_a_board_shows_every_job_and_every_change(hub: Hub) -> None:

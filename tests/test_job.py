@@ -251,3 +251,20 @@ def test_a_job_remembers_with_how_much_text_each_run_began() -> None:
         job = job.go_on(f"{number:x}")
     assert len(job.runs) == 100
     assert job.runs[-1] == Run("3e7", 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(beam_size=30),
+        Options(temperature=2.0),
+        Options(initial_prompt="x" * 3000),
+        Options(hotwords="\udce9"),
+        Options(priority="urgent"),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+def test_options_that_a_program_made_are_checked_too(options: Options) -> None:
+    """Otherwise a job is accepted that nobody can read again, and the server does not start."""
+    with pytest.raises(InvalidOption):
+        options.settle(MODELS)

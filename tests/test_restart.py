@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -150,6 +151,23 @@ async def test_a_recording_that_is_gone_fails_its_job_only(
         assert frame.error
         assert frame.error.code == "recording_lost"
         assert transcriber.get(busy.id).status is not Status.FAILED
+
+
+async def test_one_bad_row_fails_one_job(tmp_path: Path, make_wav: MakeWav) -> None:
+    """Otherwise a server with a thousand jobs does not start for one of them."""
+    async with make(tmp_path) as transcriber:
+        bad, good = [
+            await transcriber.submit(make_wav(2.0), options=ENDLESS.options()) for _ in range(2)
+        ]
+        await until_frame(transcriber.watch(bad.id), lambda frame: frame.segments)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as connection:
+        connection.execute("UPDATE findings SET finding = '{}' WHERE job_id = ?", (bad.id,))
+        connection.commit()
+    async with make(tmp_path) as transcriber:
+        frame = transcriber.summary(bad.id)
+        assert frame.error
+        assert frame.error.code == "unusable_store"
+        await until_frame(transcriber.watch(good.id), lambda frame: frame.segments)
 
 
 async def test_what_a_crash_left_in_the_spool_is_removed(tmp_path: Path, make_wav: MakeWav) -> None:

@@ -3,15 +3,18 @@
 import asyncio
 import itertools
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from aiotranscribe import Config, Options, Transcriber
+from aiotranscribe.course import Change
 from aiotranscribe.errors import (
     Closed,
     InvalidOption,
@@ -22,6 +25,7 @@ from aiotranscribe.errors import (
 )
 from aiotranscribe.hub import Subscription
 from aiotranscribe.job import Job, Status, Step
+from aiotranscribe.store import Store
 from tests import scripted
 from tests.scripted import Script
 from tests.waiting import check, is_alive, merge, text_of, to_end, until, until_frame, workers
@@ -699,6 +703,90 @@ async def test_two_side_by_side_do_not_know_each_other(
     frames = await to_end(watcher)
     assert frames[-1].status is Status.COMPLETED
     assert len(merge(frames)) == 30
+
+
+# -- what is safe when -------------------------------------------------------------------------
+
+
+async def test_a_recording_and_its_job_are_on_the_disk_before_the_answer(
+    tmp_path: Path, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut takes a job that somebody was told is safe."""
+    done: list[str] = []
+    fsync, rename, commit = os.fsync, Path.rename, Store.commit
+
+    def spy_fsync(descriptor: int) -> None:
+        done.append(f"fsync {os.readlink(f'/proc/self/fd/{descriptor}').rsplit('/', 1)[1]}")
+        fsync(descriptor)
+
+    def spy_rename(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name} {target.name}")
+        return rename(path, target)
+
+    async def spy_commit(store: Store, changes: list[Change], *rest: Any) -> None:
+        await commit(store, changes, *rest)
+        done.extend("lasting" for change in changes if change.is_lasting)
+
+    async with make(tmp_path) as transcriber:
+        monkeypatch.setattr(os, "fsync", spy_fsync)
+        monkeypatch.setattr(Path, "rename", spy_rename)
+        monkeypatch.setattr(Store, "commit", spy_commit)
+        job = await transcriber.submit(make_wav(2.0), options=ENDLESS.options())
+        arrived = done[0].removeprefix("fsync ")
+        expected = [f"fsync {arrived}", f"rename {arrived} recording"]
+        expected += [f"fsync {job.id}", "fsync spool", "lasting"]
+        assert done[:5] == expected
+
+
+async def test_a_deleted_job_makes_room_before_it_is_forgotten(
+    tmp_path: Path, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise nothing can be deleted on a full disk, since that needs room too."""
+    commit = Store.commit
+    left: list[bool] = []
+
+    async def spy(store: Store, changes: list[Change], deleted: set[str], *rest: Any) -> None:
+        left.extend((tmp_path / "spool" / job_id).exists() for job_id in deleted)
+        await commit(store, changes, deleted, *rest)
+
+    async with make(tmp_path) as transcriber:
+        job_id = await start(transcriber, make_wav(2.0), ENDLESS)
+        monkeypatch.setattr(Store, "commit", spy)
+        await transcriber.delete(job_id)
+    assert left == [False]
+
+
+async def test_a_name_that_is_no_text_is_made_one(
+    transcriber: Transcriber, make_wav: MakeWav, tmp_path: Path
+) -> None:
+    """Otherwise an old file, named in another encoding, cannot be transcribed."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    shutil.copy(make_wav(2.0), path)
+    job = await transcriber.submit(path, options=Script().options())
+    assert job.name == "caf?.wav"
+    frames = await to_end(transcriber.watch(job.id))
+    assert frames[-1].status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 5, 10, 20, 50])
+async def test_a_submission_that_is_given_up_is_there_or_not(
+    tmp_path: Path, make_wav: MakeWav, turns: int
+) -> None:
+    """Otherwise a client that hangs up leaves half a job, which fails after the next restart."""
+    async with make(tmp_path) as transcriber:
+        submission = asyncio.create_task(
+            transcriber.submit(make_wav(2.0), options=Script().options())
+        )
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        submission.cancel()
+        await asyncio.wait([submission])
+    async with make(tmp_path) as transcriber:
+        for job in transcriber.jobs():
+            frames = await to_end(transcriber.watch(job.id))
+            assert frames[-1].status is Status.COMPLETED
+        expected = {f"{job.id}/recording" for job in transcriber.jobs()}
+        await until(lambda: spooled(tmp_path) == expected)
 
 
 # -- one end, whatever comes together ----------------------------------------------------------

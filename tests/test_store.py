@@ -26,7 +26,7 @@ from aiotranscribe.errors import (
 from aiotranscribe.job import Job, Options, Status
 from aiotranscribe.progress import Pace
 from aiotranscribe.store import Store
-from aiotranscribe.transcript import Word
+from aiotranscribe.transcript import Segment, Word
 from tests import builders
 
 SCHEMA = (Path(stores.__file__).parent / "schema.sql").read_text()
@@ -124,6 +124,19 @@ async def test_nothing_of_a_deleted_job_remains(store: Store, tmp_path: Path) ->
     assert await store.findings("b") == FOUND
     with sqlite3.connect(tmp_path / "jobs.sqlite3") as connection:
         assert connection.execute("SELECT DISTINCT job_id FROM findings").fetchall() == [("b",)]
+    connection.close()
+
+
+async def test_what_is_deleted_is_overwritten(tmp_path: Path) -> None:
+    """Otherwise whoever finds the disk finds the text."""
+    store = await reopened(tmp_path)
+    secret = Segment(0, 0.0, 1.0, " The password is swordfish.")
+    found = Recognised(0, (secret,), 100, is_done=True)
+    await store.commit([change(job("a"), FOUND[0], found), change(job("b"))])
+    assert any(b"swordfish" in data for data in contents(tmp_path).values())
+    await store.commit([], ["a"])
+    await store.close()
+    assert not any(b"swordfish" in data for data in contents(tmp_path).values())
 
 
 async def test_a_commit_is_all_or_nothing(store: Store) -> None:
@@ -235,10 +248,23 @@ def test_what_cannot_be_used_is_refused_and_left_alone(make: object, tmp_path: P
     after = contents(tmp_path)
     # SQLite may make its helper files, empty ones; what was there is as it was.
     assert {name: after[name] for name in before} == before
-    # And once it is moved away, there is a beginning.
-    for name in after:
-        (tmp_path / name).unlink()
+    # And once all is moved away, there is a beginning.
+    tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
     asyncio.run(_opens(tmp_path))
+
+
+@pytest.mark.parametrize("left", ["jobs.sqlite3-wal", f"spool/{'a' * 32}/recording"])
+async def test_a_folder_without_its_database_is_left_alone(tmp_path: Path, left: str) -> None:
+    """Otherwise recordings are removed as nobody's, or an old text turns up in a new database."""
+    store = await reopened(tmp_path)
+    await store.close()
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).write_text("precious")
+    (tmp_path / "jobs.sqlite3").unlink()
+    for _ in range(2):
+        with pytest.raises(UnusableStore, match=r"is gone, but not .*move .* away as a whole"):
+            await reopened(tmp_path)
+    assert (tmp_path / left).read_text() == "precious"
 
 
 async def _opens(folder: Path) -> None:

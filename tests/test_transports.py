@@ -1,22 +1,26 @@
 """The same frames on every transport: event streams, long polls, one socket for many jobs."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, ClientWebSocketResponse
+from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse
 
 from aiotranscribe import Frame, Transcriber, hub
 from aiotranscribe import frame as frames
+from aiotranscribe.errors import StorageUnavailable
+from aiotranscribe.transcript import Segment
+from aiotranscribe.web import watch
 from aiotranscribe.web.jobs import TRANSCRIBER
 from tests.conftest import WebClient
 from tests.scripted import Script
 from tests.waiting import LONG_S, check, merge, until, until_frame
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("no_errors")]
 
 MakeWav = Callable[[float], Path]
 
@@ -180,7 +184,18 @@ async def test_a_poll_waits_only_when_there_is_nothing_new(
         assert (await waiting).status == "cancelled"
 
 
-@pytest.mark.parametrize("wait", ["-1", "61", "soon", "1e9", "0.5"])
+async def test_a_poll_with_a_wrong_cursor_is_answered_at_once(
+    web_client: WebClient, make_wav: MakeWav
+) -> None:
+    """Otherwise somebody whose cursor is lost looks at nothing for half a minute."""
+    job_id = await submit(web_client, make_wav(2.0), Script(hang=600))
+    await until(lambda: transcriber_of(web_client).summary(job_id).current_step == "transcribing")
+    async with asyncio.timeout(10):
+        assert (await poll(web_client, job_id, since="nonsense", wait="60")).offset == 0
+    await transcriber_of(web_client).delete(job_id)
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "soon", "1e9", "0.5", "0000000061", "0" * 5000])
 async def test_a_wait_that_makes_no_sense_is_refused(web_client: WebClient, wait: str) -> None:
     """Otherwise somebody waits longer than any proxy does, or not at all."""
     async with web_client.get("/v1/jobs/any", params={"wait": wait}) as response:
@@ -257,6 +272,100 @@ async def test_a_subscription_goes_on_where_it_was(
             await many.say(subscribe=last.job_id, since=since)
             await many.until(lambda: many.has_ended(last.job_id))
             assert len(many.frames[last.job_id][0].segments) == count
+
+
+async def test_a_socket_forgets_the_jobs_that_have_ended(
+    web_client: WebClient, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a list that is open for weeks holds every text of all those weeks."""
+    opened: list[watch._Many] = []
+    real = watch._Many.__init__
+
+    def spy(many: watch._Many, *rest: Any) -> None:
+        opened.append(many)
+        real(many, *rest)
+
+    monkeypatch.setattr(watch._Many, "__init__", spy)
+    last = await finished(web_client, make_wav(2.0))
+    async with connect(web_client) as socket:
+        many = Many(socket)
+        await many.say(subscribe=last.job_id)
+        await many.until(lambda: many.has_ended(last.job_id))
+        await until(lambda: not opened[0]._watchers and not opened[0]._senders)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs/{}/events", "/ws/transcription/{}", "/ws/transcription"]
+)
+async def test_a_text_that_cannot_be_read_ends_its_watcher_in_order(
+    web_client: WebClient,
+    make_wav: MakeWav,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    expected_errors: list[str],
+) -> None:
+    """Otherwise an error of the disk is written into the middle of somebody's stream."""
+    last = await finished(web_client, make_wav(2.0))
+    topic = transcriber_of(web_client)._hub._topics[last.job_id]
+    topic.drop_text()
+
+    async def fail(job_id: str) -> list[Segment]:
+        raise StorageUnavailable("the disk is on fire")
+
+    monkeypatch.setattr(topic, "_load", fail)
+    expected_errors.append("cannot be read")
+    path = path.format(last.job_id)
+    async with asyncio.timeout(LONG_S):
+        if "events" in path:
+            async with web_client.get(path) as response:
+                with pytest.raises(ClientError):
+                    await response.read()
+            return
+        async with web_client.ws_connect(path) as socket:
+            if path.endswith("transcription"):
+                many = Many(socket)
+                await many.say(subscribe=last.job_id)
+                await many.until(lambda: many.others)
+                assert many.others[0]["error"]["code"] == "storage_unavailable"
+                return
+            await socket.receive()
+            assert socket.close_code == 1011
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}/events", "/ws/transcription/{}"])
+@pytest.mark.parametrize("is_reading", [True, False])
+async def test_who_reads_slowly_gets_all_and_who_reads_nothing_is_cut(
+    web_client: WebClient,
+    make_wav: MakeWav,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    is_reading: bool,
+) -> None:
+    """Otherwise a long text never reaches a phone, or a phone in a tunnel holds memory for ever."""
+    monkeypatch.setattr(watch, "STALLED_S", 0.3)
+    job_id = await submit(web_client, make_wav(2.0), Script(segments=4, padding=4 << 20))
+    await until(lambda: transcriber_of(web_client).summary(job_id).status.is_terminal)
+    url = web_client.make_url(path.format(job_id))
+    reader, writer = await asyncio.open_connection(url.host, url.port, limit=1 << 16)
+    upgrade = (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    )
+    headers = f"Host: {url.host}:{url.port}\r\n{upgrade if path.startswith('/ws') else ''}"
+    writer.write(f"GET {url.path} HTTP/1.1\r\n{headers}\r\n".encode())
+    received = 0
+    async with asyncio.timeout(LONG_S):
+        if not is_reading:
+            topic = transcriber_of(web_client)._hub._topics[job_id]
+            await until(lambda: topic.watchers)
+            await until(lambda: not topic.watchers)
+        with contextlib.suppress(ConnectionError):
+            while received < 16 << 20 and (data := await reader.read(1 << 18)):
+                received += len(data)
+                if is_reading:
+                    await asyncio.sleep(0.02)
+    assert (received >= 16 << 20) == is_reading
+    writer.close()
 
 
 async def test_what_is_unsubscribed_is_silent(web_client: WebClient, make_wav: MakeWav) -> None:

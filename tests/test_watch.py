@@ -25,7 +25,7 @@ from tests.conftest import SCRIPTED, Server, WebClient
 from tests.scripted import Script
 from tests.waiting import LONG_S, check, is_alive, merge, until, until_frame, workers
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("no_errors")]
 
 MakeWav = Callable[[float], Path]
 StartWatcher = Callable[[URL | str, str], "RawWatcher"]

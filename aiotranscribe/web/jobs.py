@@ -111,6 +111,6 @@ def _status(text: str) -> Status:
 
 
 def _number(name: str, text: str, lowest: int, highest: int) -> int:
-    if not (text.isdecimal() and lowest <= int(text[:9]) <= highest):
+    if not (text.isdecimal() and len(text) < 10 and lowest <= int(text) <= highest):
         raise InvalidOption(f"{name}: {text!r} is not a number from {lowest} to {highest}")
     return int(text)

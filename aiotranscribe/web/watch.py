@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -65,12 +66,17 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     with request.app[TRANSCRIBER].watch(job_id, since) as subscription:
         socket = await _open(request)
         listener = asyncio.create_task(_listen(socket, subscription), name=f"listen-{job_id}")
+        code = WSCloseCode.GOING_AWAY
         try:
             with contextlib.suppress(ConnectionError):
                 await _send(request, socket, subscription)
+            code = WSCloseCode.OK if subscription.is_finished else code
+        except AiotranscribeError:
+            log.exception("the text of job %s cannot be read", job_id)
+            code = WSCloseCode.INTERNAL_ERROR
         finally:
             await _stop(listener)
-        await _close(request, socket, is_finished=subscription.is_finished)
+        await _close(request, socket, code)
     return socket
 
 
@@ -84,7 +90,7 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     finally:
         request.app[LISTENING].discard(listener)
         await _stop(listener)
-    await _close(request, socket, is_finished=False)
+    await _close(request, socket, WSCloseCode.GOING_AWAY)
     return socket
 
 
@@ -95,22 +101,27 @@ async def events(request: web.Request) -> web.StreamResponse:
     """
     transcriber, job_id = request.app[TRANSCRIBER], request.match_info["job_id"]
     since = request.headers.get("Last-Event-ID") or request.query.get("since")
-    if transcriber.summary(job_id).cursor == since and frames.is_last(since):
+    last = transcriber.summary(job_id)
+    if last.status.is_terminal and last.cursor == since:
         return web.Response(status=204)
     response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
-    with (
-        transcriber.watch(job_id, since) as subscription,
-        contextlib.suppress(ConnectionError),
-    ):
+    with transcriber.watch(job_id, since) as subscription:
         await response.prepare(request)
-        await response.write(f"retry: {_RETRY_MS}\n\n".encode())
-        async for frame in subscription:
-            async with _deadline(request, STALLED_S):
-                data = subscription.encode(frame)  # JSON on one line
-                await response.write(b"id: %b\ndata: %b\n\n" % (frame.cursor.encode(), data))
-        async with _deadline(request, GOODBYE_S):
-            await response.write_eof()
+        try:
+            await response.write(f"retry: {_RETRY_MS}\n\n".encode())
+            async for frame in subscription:
+                async with _deadline(request, STALLED_S):
+                    data = subscription.encode(frame)  # JSON on one line
+                    await response.write(b"id: %b\ndata: %b\n\n" % (frame.cursor.encode(), data))
+            async with _deadline(request, GOODBYE_S, is_patient=False):
+                await response.write_eof()
+        except ConnectionError:
+            pass
+        except AiotranscribeError:
+            log.exception("the text of job %s cannot be read", job_id)
+            if request.transport:
+                request.transport.abort()
     return response
 
 
@@ -121,8 +132,9 @@ class _Many:
         self._request = request
         self._socket = socket
         self._transcriber = request.app[TRANSCRIBER]
+        #: What is being followed, by job, and who sends it.
         self._watchers: dict[str, Subscription | Board] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._senders: set[asyncio.Task[None]] = set()
         # So that the deadline of one send is not taken for another's.
         self._sending = asyncio.Lock()
 
@@ -137,8 +149,8 @@ class _Many:
             # Not cancelled: that would spoil a send at work, and the close after it.
             for watcher in self._watchers.values():
                 watcher.close()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            if self._senders:
+                await asyncio.wait(self._senders)
 
     async def _obey(self, text: str) -> None:
         job_id = ""
@@ -153,35 +165,42 @@ class _Many:
             await self._say(Refusal(job_id, error.problem()))
 
     def _subscribe(self, job_id: str, since: str | None) -> None:
-        if len(self._tasks) >= _MOST_SUBSCRIPTIONS:
+        if len(self._senders) >= _MOST_SUBSCRIPTIONS:
             raise InvalidRequest(
                 f"more than {_MOST_SUBSCRIPTIONS} subscriptions on one socket; '*' brings every "
                 "job's state"
             )
-        if job_id == ALL:
-            board = self._watchers[job_id] = self._transcriber.board()
-            task = asyncio.create_task(self._follow_all(board))
-        else:
-            subscription = self._watchers[job_id] = self._transcriber.watch(job_id, since)
-            task = asyncio.create_task(self._follow(subscription))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        is_all = job_id == ALL
+        watcher = self._transcriber.board() if is_all else self._transcriber.watch(job_id, since)
+        self._watchers[job_id] = watcher
+        sender = asyncio.create_task(self._follow(job_id, watcher))
+        self._senders.add(sender)
+        sender.add_done_callback(self._senders.discard)
 
-    async def _follow(self, subscription: Subscription) -> None:
-        with subscription, contextlib.suppress(ConnectionError):
-            async for frame in subscription:
-                await self._send(subscription.encode(frame))
+    async def _follow(self, job_id: str, watcher: Subscription | Board) -> None:
+        try:
+            with watcher, contextlib.suppress(ConnectionError):
+                if isinstance(watcher, Board):
+                    await self._follow_all(watcher)
+                else:
+                    async for frame in watcher:
+                        await self._send(watcher.encode(frame))
+        except AiotranscribeError as error:
+            log.exception("the text of job %s cannot be read", job_id)
+            with contextlib.suppress(ConnectionError):
+                await self._say(Refusal(job_id, error.problem()))
+        finally:
+            if self._watchers.get(job_id) is watcher:
+                del self._watchers[job_id]
 
     async def _follow_all(self, board: Board) -> None:
-        with board, contextlib.suppress(ConnectionError):
-            async for job_id, frame in board:
-                if frame:
-                    await self._send(frames.encode(frame))
-                elif job_id:
-                    gone = Problem("job_not_found", "the job has been deleted")
-                    await self._say(Refusal(job_id, gone))
-                else:
-                    await self._say(SignOfLife(frames.now()))
+        async for job_id, view in board:
+            if view:
+                await self._send(view.encode(view.summary()))
+            elif job_id:
+                await self._say(Refusal(job_id, Problem("job_not_found", "it has been deleted")))
+            else:
+                await self._say(SignOfLife(frames.now()))
 
     async def _say(self, message: Refusal | SignOfLife) -> None:
         await self._send(msgspec.json.encode(message))
@@ -210,10 +229,10 @@ async def _open(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
-async def _close(request: web.Request, socket: web.WebSocketResponse, *, is_finished: bool) -> None:
-    code = WSCloseCode.OK if is_finished else WSCloseCode.GOING_AWAY
-    async with _deadline(request, GOODBYE_S):
-        await socket.close(code=code)
+async def _close(request: web.Request, socket: web.WebSocketResponse, code: WSCloseCode) -> None:
+    with contextlib.suppress(ConnectionError):  # the peer has left first
+        async with _deadline(request, GOODBYE_S, is_patient=False):
+            await socket.close(code=code)
 
 
 async def _stop(listener: asyncio.Task[None]) -> None:
@@ -243,16 +262,35 @@ async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> 
 
 
 @contextlib.asynccontextmanager
-async def _deadline(request: web.Request, limit_s: float) -> AsyncIterator[None]:
-    """Abort the connection if the block takes longer.
+async def _deadline(
+    request: web.Request, limit_s: float, *, is_patient: bool = True
+) -> AsyncIterator[None]:
+    """Abort the connection of a peer that takes nothing for a while.
 
     A send must not be cancelled: aiohttp 3.14 shares the waiter of a drain, and a cancelled one
     makes every later send and close fail. Aborting makes the send itself fail.
+
+    Args:
+        request: The request.
+        limit_s: How long the peer may take nothing; if not patient, how long the block may take.
+        is_patient: Whether a peer that takes something, however slowly, gets more time.
     """
     transport = request.transport
     if transport is None:
         raise ConnectionResetError
-    timer = asyncio.get_running_loop().call_later(limit_s, transport.abort)
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def check(before_bytes: int) -> None:
+        nonlocal timer
+        left_bytes = transport.get_write_buffer_size()
+        if is_patient and left_bytes < before_bytes:
+            timer = loop.call_later(limit_s, check, left_bytes)
+        else:
+            transport.abort()
+
+    # More than anything that is sent: the first look only takes the measure.
+    timer = loop.call_later(limit_s, check, sys.maxsize)
     writing = request.app[WRITING]
     writing.add(transport)
     try:
