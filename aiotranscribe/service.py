@@ -616,16 +616,16 @@ class Transcriber:
 
     def _is_due(self, job_id: str, now: float) -> bool:
         """Whether to tell of a job now: always of what matters, of mere progress not too often."""
-        course, told = self._courses.get(job_id), self._jobs.get(job_id)
-        if course is None or told is None:
+        course, told_at = self._courses.get(job_id), self._told_at.get(job_id)
+        if course is None or told_at is None or now - told_at >= _PAUSE_S:
             return True
-        job, shown = course.job, self._hub.view(job_id).summary()
-        return (
-            now - self._told_at.get(job_id, 0.0) >= _PAUSE_S
-            or (job.status, job.current_step, job.count, job.language)
-            != (told.status, told.current_step, told.count, told.language)
-            or shown.queue_position != self._positions.get(job_id)
-        )
+        job, told = course.job, self._hub.view(job_id).summary()
+        return (job.status, job.current_step, job.count, job.language) != (
+            told.status,
+            told.current_step,
+            told.offset,
+            told.language,
+        ) or self._positions.get(job_id) != told.queue_position
 
     def _forecasts(self, now: float) -> dict[str, float]:
         """In how many seconds each job at work is done."""
