@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aiotranscribe.engine import messages
+from aiotranscribe.engine import memory, messages
 from aiotranscribe.engine.messages import Entered, Load, Message, Prepare, Transcribe, Unload, Work
 from aiotranscribe.engine.pcm import read_pcm, to_float
 from aiotranscribe.engine.spans import (
@@ -97,6 +97,7 @@ class _Worker:
             case Unload():
                 self._model = self._model_name = None
                 gc.collect()
+                memory.give_back()
             case Prepare():
                 return messages.Prepared(self._prepare(work))
             case Transcribe():
@@ -121,6 +122,7 @@ class _Worker:
             self._model = self._model_name = None  # give the memory back first
             self._model = self._loader(name, self._settings)
             self._model_name = name
+            memory.give_back()  # it was read in another number format
         return self._model
 
     def _prepare(self, work: Prepare) -> float:
@@ -189,6 +191,7 @@ def start(pipe: socket.socket, settings: Settings, loader: Loader) -> None:
     # Ctrl-C and service managers signal the whole group; it is the server that ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    memory.use_one_heap()
     with contextlib.suppress(OSError):
         os.nice(10)  # the server answers while every core decodes
     _worker = _Worker(pipe, settings, loader)
