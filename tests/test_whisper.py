@@ -114,6 +114,33 @@ def test_parallel_off_is_upstream(model: Whisper, speech: Floats, vad_filter: bo
     ] == [(round(s.start, 2), round(s.end, 2), s.text) for s in expected]
 
 
+@pytest.mark.parametrize(
+    ("clips", "seek", "left"),
+    [
+        ("4,8.5,12", 0, [4, 8.5, 12]),
+        ("4,8.5,12", 600, [6, 8.5, 12]),
+        ("4,8.5,12", 900, [12]),
+        (None, 900, [9]),
+    ],
+)
+def test_parallel_off_takes_clips_as_upstream_does(
+    model: Whisper, speech: Floats, clips: str | None, seek: int, left: list[float]
+) -> None:
+    """Who asks for clips would get other words, or after a crash some of them again."""
+    expected, _ = model._model.transcribe(speech, language="en", clip_timestamps=left)
+    options = Options(language="en", parallel="off", clip_timestamps=clips)
+    span = Span(0, ((0, len(speech)),), seek)
+    heard = _words(list(model.transcribe([Clip(span, speech)], options)))
+    assert heard == {0: "".join(segment.text for segment in expected)}
+
+
+def test_parallel_off_has_nothing_to_do_after_the_last_clip(model: Whisper, speech: Floats) -> None:
+    """Everything would be decoded, when a worker dies just before the end."""
+    options = Options(language="en", parallel="off", clip_timestamps="4,8")
+    heard = list(model.transcribe([Clip(Span(0, ((0, len(speech)),), 800), speech)], options))
+    assert [(one.segments, one.is_done) for one in heard] == [((), True)]
+
+
 def test_noise_ends(model: Whisper) -> None:
     """Sound in which the model hears nothing, or nonsense, would keep a worker for ever."""
     noise = np.random.default_rng(1).normal(0, 0.05, 10 * SAMPLE_RATE).astype(np.float32)

@@ -12,7 +12,7 @@ it costs speed, and cost no words. ``parallel=off`` leaves the whole recording t
 import dataclasses
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ from aiotranscribe.engine.messages import Recognised
 from aiotranscribe.engine.model import locate
 from aiotranscribe.engine.spans import Floats, Span
 from aiotranscribe.errors import InvalidOption, ModelNotAvailable
-from aiotranscribe.job import Options
+from aiotranscribe.job import EVERYTHING, Options
 from aiotranscribe.transcript import Segment, Word
 
 if TYPE_CHECKING:
@@ -291,11 +291,16 @@ class Whisper:
         """Leave everything to upstream, span by span."""
         for clip in clips:
             span, arguments = clip.span, _upstream(options)
-            if span.seek:  # going on after a dead worker
-                arguments["clip_timestamps"] = [span.seek / 100]
-            segments, _ = self._model.transcribe(
-                clip.samples, vad_filter=options.vad_filter, **arguments
-            )
+            segments: Iterable[Any] = ()
+            # What is left of the clips, when going on after a dead worker.
+            begin = span.seek / 100
+            left = [(max(start, begin), end) for start, end in options.clips if end > begin]
+            if left != [*EVERYTHING]:
+                arguments["clip_timestamps"] = [edge for edges in left for edge in edges]
+            if left:
+                segments, _ = self._model.transcribe(
+                    clip.samples, vad_filter=options.vad_filter, **arguments
+                )
             for row in segments:
                 words = row.words and [dataclasses.asdict(word) for word in row.words]
                 segment = _segment(row.start, row.end, row.text, words, span)

@@ -31,7 +31,7 @@ from aiotranscribe.engine.spans import (
 )
 from aiotranscribe.engine.whisper import Clip, Model, Settings
 from aiotranscribe.errors import AiotranscribeError, Problem
-from aiotranscribe.job import Step
+from aiotranscribe.job import EVERYTHING, Options, Step
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,10 @@ class _Worker:
         options = work.options
         is_parallel = options.parallel == "on"
         cutter = Cutter(
-            speech_only=options.vad_filter and is_parallel, ladder=LADDER if is_parallel else WHOLE
+            speech_only=options.vad_filter and is_parallel,
+            ladder=LADDER if is_parallel else WHOLE,
+            # Upstream wants the whole recording, and takes the clips out by itself.
+            clips=options.clips if is_parallel else EVERYTHING,
         )
         detector: audio.SpeechDetector | None = None
         total = 0
@@ -167,7 +170,7 @@ class _Worker:
             language = "en"
             if model.is_multilingual:
                 self.tell(Entered(Step.DETECTING_LANGUAGE))
-                language = model.detect_language(clips[0].samples)
+                language = model.detect_language(_beginning(clips[0], options))
             self.tell(messages.LanguageFound(language))
             options = msgspec.structs.replace(options, language=language)
         self.tell(Entered(Step.TRANSCRIBING))
@@ -179,6 +182,12 @@ class _Worker:
 def _sound(pcm: Path, span: Span) -> Floats:
     """What is to be heard in a span, without its gaps."""
     return np.concatenate([read_pcm(pcm, start, end) for start, end in span.stretches])
+
+
+def _beginning(clip: Clip, options: Options) -> Floats:
+    """Where to listen for the language: with ``parallel=off`` a span is the whole recording."""
+    first = round(options.clips[0][0] * SAMPLE_RATE) if options.parallel == "off" else 0
+    return clip.samples[first:] if first < len(clip.samples) else clip.samples
 
 
 # Set once by `start`: the executor gives its calls no other place to keep state in a process.
