@@ -57,6 +57,8 @@ _COPY_BYTES = 1 << 20
 _TOGETHER = 3
 # A span that this many workers died with is not tried again.
 _MOST_DEATHS = 2
+# Jobs do not wait for workers any more when none has lived to load its model, this often in a row.
+_MOST_STARTS = 5
 
 
 class _Entry:
@@ -400,6 +402,15 @@ class Transcriber:
                 log.error("worker %s: %s", slot.number, error.message)
                 self._model_error = error
                 _refuse(self._ready, ModelNotAvailable(error.message))
+                if all(slot.failed_starts >= _MOST_STARTS for slot in self._slots):
+                    self._give_up(error)
+
+    def _give_up(self, error: Problem) -> None:
+        """Fail all jobs, because there are no workers and will be none."""
+        text = f"no worker has come up, {_MOST_STARTS} times in a row; {error.message}"
+        for entry in self._entries.values():
+            if not entry.job.status.is_terminal:
+                self._end(entry, Status.FAILED, Problem(error.code, text))
 
     def _apply_work(self, entry: _Entry, work: Prepare | Transcribe, message: Message) -> None:
         job = entry.job
