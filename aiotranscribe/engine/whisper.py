@@ -187,10 +187,12 @@ class Whisper:
 
         Upstream's own function takes all samples at once; see ``_generate``.
         """
-        memory.give_back()  # this takes more at once than all else, and fits into no hole
+        # This takes more at once than all else, and would find no hole that is large enough.
+        memory.give_back()
         output = self._encode(window, _LENGTHS[-1])
         results = []
         for temperature in settings.temperatures:
+            memory.give_back()
             (generated,) = self._generate([output], prompt, settings, temperature)
             result = _Result.of(generated, tokenizer)
             if not result.looks_wrong:
