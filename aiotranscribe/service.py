@@ -61,6 +61,8 @@ _LONGEST_NAME = 255
 _COPY_BYTES = 1 << 20
 # Spans that a worker decodes in lock-step: more of them is faster, and delays other jobs longer.
 _TOGETHER = 3
+# Jobs do not wait for workers any more when none has lived to load its model, this often in a row.
+_MOST_STARTS = 5
 # A disk that is full is tried again after so long; who waits for an answer gets one after this.
 _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
 # How often to look for jobs that have been kept long enough.
@@ -479,6 +481,14 @@ class Transcriber:
                 log.error("worker %s: %s", slot.number, error.message)
                 self._model_error = error
                 _refuse(self._ready, ModelNotAvailable(error.message))
+                if all(slot.failed_starts >= _MOST_STARTS for slot in self._slots):
+                    self._give_up(error)
+
+    def _give_up(self, error: Problem) -> None:
+        """Fail all jobs, because there are no workers and will be none."""
+        text = f"no worker has come up, {_MOST_STARTS} times in a row; {error.message}"
+        for course in self._courses.values():
+            self._end(course, Status.FAILED, Problem(error.code, text))
 
     def _apply_work(self, course: Course, work: Prepare | Transcribe, message: Message) -> None:
         course.hear(message)
