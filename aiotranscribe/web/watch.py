@@ -212,8 +212,9 @@ async def _open(request: web.Request) -> web.WebSocketResponse:
 
 async def _close(request: web.Request, socket: web.WebSocketResponse, *, is_finished: bool) -> None:
     code = WSCloseCode.OK if is_finished else WSCloseCode.GOING_AWAY
-    async with _deadline(request, GOODBYE_S):
-        await socket.close(code=code)
+    with contextlib.suppress(ConnectionError):  # nobody is there to say goodbye to
+        async with _deadline(request, GOODBYE_S):
+            await socket.close(code=code)
 
 
 async def _stop(listener: asyncio.Task[None]) -> None:
