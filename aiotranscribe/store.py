@@ -170,7 +170,7 @@ class Store:
             raise self._unusable(f"is of a newer aiotranscribe (schema {version})")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise self._unusable(f"is damaged ({found})")
+            raise self._unusable(f"is damaged ({' '.join(found.split())})")
 
     def _create(self) -> None:
         """Make an empty database that has our mark from its first moment."""

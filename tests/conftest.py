@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import wave
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,14 +92,20 @@ class Server:
         port: Where it listens; then it is not waited for. Else at any that is free, once it is
             ready.
         program: What to run; ``tests.scripted_program`` has the scripted models.
+        prefix: The beginning of the command, which runs the rest of it.
     """
 
     def __init__(
-        self, data_dir: Path, *arguments: str, port: int = 0, program: str = "aiotranscribe"
+        self,
+        data_dir: Path,
+        *arguments: str,
+        port: int = 0,
+        program: str = "aiotranscribe",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.data_dir = data_dir
         data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", program, "serve", "--port", str(port)]
+        command = [*prefix, sys.executable, "-m", program, "serve", "--port", str(port)]
         with (data_dir / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--data-dir", str(data_dir), *arguments],
@@ -114,7 +121,9 @@ class Server:
         assert self.process.stdout
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, (line, (self.data_dir / "log").read_text())
+        if not found:
+            self.kill()
+            raise AssertionError(line, (self.data_dir / "log").read_text())
         return found[0]
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 10) -> int:
@@ -124,10 +133,11 @@ class Server:
         return self.process.returncode
 
     def kill(self) -> None:
-        """End it, whatever it is doing; its workers end with it."""
+        """End it, whatever it is doing; its workers end with it. May be called again."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        if self.process.stdout and not self.process.stdout.closed:
+            self.process.communicate()
 
 
 @pytest.fixture
@@ -135,8 +145,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Return a function that starts the real server; whatever it started is ended."""
     started: list[Server] = []
 
-    def start(*arguments: str, program: str = "aiotranscribe") -> Server:
-        server = Server(tmp_path / "data", *arguments, program=program)
+    def start(*arguments: str, **more: Any) -> Server:
+        server = Server(tmp_path / "data", *arguments, **more)
         started.append(server)
         return server
 

@@ -307,6 +307,8 @@ def test_every_setting_can_be_a_variable(
         "device": "cpu",
         "compute_type": "int8",
         "model_idle_s": "0.5",
+        "keep": "forever",
+        "keep_audio": "false",
     }
     assert set(values) == {field.name for field in dataclasses.fields(Config)}
     variables = {f"AIOTRANSCRIBE_{name.upper()}": value for name, value in values.items()}

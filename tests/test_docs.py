@@ -1,6 +1,7 @@
 """The documentation says all there is, and what it says is so."""
 
 import dataclasses
+import json
 import re
 
 import msgspec
@@ -65,6 +66,12 @@ def test_every_key_and_value_of_a_frame_is_documented() -> None:
         assert f"`{value}`" in PROTOCOL, value
 
 
+def test_the_schema_is_that_of_the_frame() -> None:
+    """Whoever makes a client from the schema would make a wrong one."""
+    schema = json.loads((ROOT / "docs" / "frame.schema.json").read_text())
+    assert schema == msgspec.json.schema(Frame), "run: python -m tests.test_docs"
+
+
 def test_every_error_is_documented() -> None:
     """A program would meet a code that nobody told it about."""
     for error in vars(aiotranscribe.errors).values():
@@ -103,3 +110,8 @@ def test_the_map_shows_every_module() -> None:
     for module in package.rglob("*.py"):
         if not module.stem.startswith("__"):
             assert f"`{module.relative_to(package)}`" in contributing, module
+
+
+if __name__ == "__main__":
+    text = json.dumps(msgspec.json.schema(Frame), indent=2)
+    (ROOT / "docs" / "frame.schema.json").write_text(text + "\n")

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from aiotranscribe import hub as hubs
 from aiotranscribe.errors import JobNotFound
 from aiotranscribe.frame import Frame, View, decode, make_cursor
-from aiotranscribe.hub import Hub, Subscription
-from aiotranscribe.job import Status
+from aiotranscribe.hub import Board, Hub, Subscription
+from aiotranscribe.job import Run, Status
 from aiotranscribe.transcript import Segment
 from tests import builders
 from tests.builders import RUN, RUNS
@@ -282,6 +282,133 @@ async def test_changes_come_after_heartbeats_too(hub: Hub, monkeypatch: pytest.M
     assert [(frame.status, numbers(frame)) for frame in frames] == [("completed", [0])]
 
 
+# -- finished jobs ---------------------------------------------------------------------------
+
+
+class Disk:
+    """Where the text of finished jobs is."""
+
+    def __init__(self) -> None:
+        #: By job, how many segments there are.
+        self.counts: dict[str, int] = {}
+        #: Whose text was read, in order.
+        self.read: list[str] = []
+
+    async def load(self, job_id: str) -> list[Segment]:
+        """Read a job's segments."""
+        self.read.append(job_id)
+        await asyncio.sleep(0)
+        return builders.segments(self.counts.get(job_id, 0))
+
+    def fill(self, hub: Hub, count: int) -> list[str]:
+        """Publish so many finished jobs as a restart does, without their text."""
+        names = [f"job-{number}" for number in range(count)]
+        for name in names:
+            self.counts[name] = 3
+            hub.publish(name, builders.view(3, Status.COMPLETED).holding(None))
+        return names
+
+
+async def test_the_text_of_a_finished_job_comes_from_the_disk() -> None:
+    """Otherwise a restart loses texts, or the memory grows with every job there ever was."""
+    disk = Disk()
+    hub = Hub(disk.load)
+    names = disk.fill(hub, 100)
+    assert disk.read == []
+    for name in names:
+        (frame,) = await all_of(hub.subscribe(name))
+        assert numbers(frame) == [0, 1, 2]
+    in_memory = [name for name in names if hub.view(name).segments is not None]
+    assert in_memory == names[-16:]
+    assert numbers(await hub.frame(names[-1])) == [0, 1, 2]
+    assert disk.read == names, "what is in memory is not read again"
+    assert numbers(await hub.frame(names[0])) == [0, 1, 2]
+
+
+async def test_a_finished_text_is_read_once_for_all_who_ask() -> None:
+    """Otherwise a thousand watchers of a talk read it from the disk a thousand times."""
+    disk = Disk()
+    hub = Hub(disk.load)
+    (name,) = disk.fill(hub, 1)
+    frames = await asyncio.gather(*(all_of(hub.subscribe(name)) for _ in range(100)))
+    assert {tuple(numbers(frame)) for (frame,) in frames} == {(0, 1, 2)}
+    assert disk.read == [name]
+
+
+async def test_who_has_all_of_the_text_needs_no_disk() -> None:
+    """Otherwise every page that comes back to a finished job costs a read."""
+    disk = Disk()
+    hub = Hub(disk.load)
+    (name,) = disk.fill(hub, 1)
+    (frame,) = await all_of(hub.subscribe(name, make_cursor(RUN, 3)))
+    assert (frame.status, numbers(frame)) == (Status.COMPLETED, [])
+    assert hub.view(name).summary().offset == 3
+    assert disk.read == []
+
+
+async def test_a_job_that_is_deleted_while_its_text_is_read_is_no_half_a_job() -> None:
+    """Otherwise somebody gets the end of a job with a text that lacks its words."""
+    disk = Disk()
+    hub = Hub(disk.load)
+    (name,) = disk.fill(hub, 1)
+    subscription = hub.subscribe(name)
+    disk.counts.clear()
+    assert await all_of(subscription) == []
+    assert not subscription.is_finished
+    with pytest.raises(JobNotFound):
+        await hub.frame(name)
+
+
+# -- all jobs --------------------------------------------------------------------------------
+
+
+async def next_of(board: Board) -> tuple[str, str | None]:
+    """Return the next job on a board, and its status."""
+    async with asyncio.timeout(PATIENCE_S):
+        job_id, frame = await anext(board)
+    return job_id, frame.status if frame else None
+
+
+async def test_a_board_shows_every_job_and_every_change(hub: Hub) -> None:
+    """Otherwise a list of jobs is out of date."""
+    hub.publish("other", builders.view(5, Status.COMPLETED))
+    with hub.board() as board:
+        assert [await next_of(board), await next_of(board)] == [
+            (JOB, "running"),
+            ("other", "completed"),
+        ]
+        for count in range(5):
+            hub.publish(JOB, builders.view(count))
+        hub.publish("new", builders.view(0, Status.QUEUED))
+        hub.drop("other")
+        assert [await next_of(board) for _ in range(3)] == [
+            (JOB, "running"),
+            ("new", "queued"),
+            ("other", None),
+        ]
+        waiting = asyncio.create_task(next_of(board))
+        await asyncio.sleep(0)
+        hub.publish("new", builders.view(1, Status.FAILED))
+        assert await waiting == ("new", "failed")
+
+
+async def test_a_board_has_signs_of_life(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a list of jobs cannot tell that its connection is dead."""
+    monkeypatch.setattr(hubs, "HEARTBEAT_S", 0.001)
+    with hub.board() as board:
+        await next_of(board)
+        assert await next_of(board) == ("", None)
+
+
+async def test_a_hub_that_is_closed_ends_who_comes_too_late(hub: Hub) -> None:
+    """Otherwise a server that is about to stop waits for somebody who has just come."""
+    board = hub.board()
+    hub.close()
+    assert await all_of(hub.subscribe(JOB)) == []
+    assert [each async for each in board] == []
+    assert [each async for each in hub.board()] == []
+
+
 # -- any interleaving ------------------------------------------------------------------------
 
 
@@ -289,57 +416,98 @@ async def test_changes_come_after_heartbeats_too(hub: Hub, monkeypatch: pytest.M
 class Watcher:
     """Someone who follows by the one rule that the documentation gives."""
 
-    subscription: Subscription
-    mine: list[Segment] = field(default_factory=list)
-    cursor: str | None = None
+    subscription: Subscription | None = None
+    mine: list[str] = field(default_factory=list)
+    #: The cursors that it was given, the latest last.
+    cursors: list[str] = field(default_factory=list)
     has_news: bool = True
 
-    async def read(self) -> Frame:
-        """Receive a frame and apply it."""
-        frame = await following(self.subscription)
-        assert frame.offset <= len(self.mine), "there must be no gap"
-        self.mine[frame.offset :] = frame.segments
-        self.cursor, self.has_news = frame.cursor, False
+
+class Followers(RuleBasedStateMachine):
+    """A job's text, as a list; watchers who come, stall, vanish and come back; restarts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        #: The text as it is told; what a power cut takes back is written anew, otherwise.
+        self.text: list[str] = []
+        self.runs: tuple[Run, ...] = (Run("0", 0),)
+        self.watchers = [Watcher() for _ in range(3)]
+        self.hub = Hub(nothing_on_disk)
+        self.publish()
+
+    def teardown(self) -> None:
+        """The job ends; everybody who is there or comes sees it, and then nothing more."""
+        with self.runner:
+            self.publish(Status.COMPLETED)
+            for number, watcher in enumerate(self.watchers):
+                if not watcher.subscription:
+                    self.come(number, 0, nonsense=False)
+                assert watcher.subscription
+                assert self.receive(watcher).status is Status.COMPLETED
+                assert self.runner.run(all_of(watcher.subscription)) == []
+
+    def publish(self, status: Status = Status.RUNNING) -> None:
+        """Tell what there is."""
+        segments = [Segment(number, number, number, text) for number, text in enumerate(self.text)]
+        cursor = make_cursor(self.runs[-1].id, len(segments), is_last=status.is_terminal)
+        head = msgspec.structs.replace(builders.head(len(segments), status), cursor=cursor)
+        self.hub.publish(JOB, View(head, segments, self.runs))
+        for watcher in self.watchers:
+            watcher.has_news = True
+
+    def receive(self, watcher: Watcher) -> Frame:
+        """Let a watcher read a frame."""
+        assert watcher.subscription
+        frame = self.runner.run(following(watcher.subscription))
+        assert frame.offset <= len(watcher.mine), "there must be no gap"
+        watcher.mine[frame.offset :] = [segment.text for segment in frame.segments]
+        watcher.cursors.append(frame.cursor)
+        watcher.has_news = False
+        assert watcher.mine == self.text
         return frame
 
+    @rule(count=st.integers(0, 3))
+    def write(self, count: int) -> None:
+        """Some segments come."""
+        for _ in range(count):
+            self.text.append(f"{len(self.text)} in run {len(self.runs)}")
+        self.publish()
 
-# How many segments come, or which of three watchers reads, or loses its connection.
-STEPS = st.lists(
-    st.tuples(st.just("publish"), st.integers(0, 3))
-    | st.tuples(st.sampled_from(["read", "reconnect"]), st.integers(0, 2)),
-    max_size=40,
-)
+    @rule(number=st.integers(0, 2))
+    def read(self, number: int) -> None:
+        """A watcher reads what it has missed; until then it has stalled."""
+        watcher = self.watchers[number]
+        if watcher.subscription and watcher.has_news:
+            self.receive(watcher)
 
-
-@given(STEPS)
-def test_every_watcher_has_the_whole_text_whatever_happens_when(
-    steps: list[tuple[str, int]],
-) -> None:
-    """Otherwise sentences are lost or doubled on somebody's screen."""
-    asyncio.run(_follow(steps))
-
-
-async def _follow(steps: list[tuple[str, int]]) -> None:
-    hub, count = Hub(nothing_on_disk), 0
-    hub.publish(JOB, builders.view(0))
-    watchers = [Watcher(hub.subscribe(JOB)) for _ in range(3)]
-    for step, number in steps:
-        if step == "publish":
-            count += number
-            hub.publish(JOB, builders.view(count))
-            for watcher in watchers:
-                watcher.has_news = True
-            continue
-        watcher = watchers[number]
-        if step == "reconnect":
+    @rule(number=st.integers(0, 2))
+    def vanish(self, number: int) -> None:
+        """A watcher loses its connection."""
+        watcher = self.watchers[number]
+        if watcher.subscription:
             watcher.subscription.close()
-            watcher.subscription = hub.subscribe(JOB, watcher.cursor)
-            watcher.has_news = True
-        elif watcher.has_news:
-            await watcher.read()
-            assert watcher.mine == builders.segments(count)
-    hub.publish(JOB, builders.view(count, Status.COMPLETED))
-    for watcher in watchers:
-        assert (await watcher.read()).status is Status.COMPLETED
-        assert watcher.mine == builders.segments(count)
-        assert await all_of(watcher.subscription) == []
+            watcher.subscription = None
+
+    @rule(number=st.integers(0, 2), age=st.integers(0, 3), nonsense=st.booleans())
+    def come(self, number: int, age: int, nonsense: bool) -> None:
+        """A watcher comes, or comes back: with a cursor that it has, an older one, a wrong one."""
+        self.vanish(number)
+        watcher = self.watchers[number]
+        since = watcher.cursors[-1 - age] if age < len(watcher.cursors) else None
+        watcher.subscription = self.hub.subscribe(JOB, "nonsense" if nonsense else since)
+        watcher.has_news = True
+
+    @rule(lost=st.integers(0, 3))
+    def restart(self, lost: int) -> None:
+        """The server starts anew; a power cut has taken the last segments."""
+        self.hub.close()
+        for watcher in self.watchers:
+            watcher.subscription = None
+        del self.text[max(0, len(self.text) - lost) :]
+        self.runs = (*self.runs, Run(f"{len(self.runs):x}", len(self.text)))
+        self.hub = Hub(nothing_on_disk)
+        self.publish()
+
+
+TestFollowers = Followers.TestCase

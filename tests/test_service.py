@@ -20,7 +20,8 @@ from aiotranscribe.errors import (
     ModelNotAvailable,
     NotFinished,
 )
-from aiotranscribe.job import Status, Step
+from aiotranscribe.hub import Subscription
+from aiotranscribe.job import Job, Status, Step
 from tests import scripted
 from tests.scripted import Script
 from tests.waiting import check, is_alive, merge, text_of, to_end, until, until_frame, workers
@@ -697,3 +698,64 @@ async def test_two_side_by_side_do_not_know_each_other(
     frames = await to_end(watcher)
     assert frames[-1].status is Status.COMPLETED
     assert len(merge(frames)) == 30
+
+
+# -- one end, whatever comes together ----------------------------------------------------------
+
+#: What may happen at the same moment as a job's last words.
+EVENTS = ["cancel", "delete", "kill", "stop", "nothing"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), list(itertools.combinations_with_replacement(EVENTS, 2))
+)
+async def test_a_job_ends_once_whatever_comes_together(
+    tmp_path: Path, make_wav: MakeWav, first: str, second: str
+) -> None:
+    """Otherwise a job that was told to be cancelled is completed after a restart, or both."""
+    script = Script(segments=5, delay=0.02).options()
+    told: list[Status] = []
+    answers: dict[str, object] = {}
+    before = workers()
+
+    async def follow(frames: Subscription) -> None:
+        told.extend([frame.status async for frame in frames if frame.status.is_terminal])
+
+    async with make(tmp_path) as transcriber:
+        job = await transcriber.submit(make_wav(2.0), options=script)
+        followers = [asyncio.create_task(follow(transcriber.watch(job.id))) for _ in range(3)]
+        await until_frame(transcriber.watch(job.id), lambda frame: frame.offset >= 4)
+
+        async def happen(event: str) -> None:
+            match event:
+                case "cancel" | "delete":
+                    answers[event] = await getattr(transcriber, event)(job.id)
+                case "kill":
+                    for pid in workers() - before:
+                        os.kill(pid, signal.SIGKILL)
+                case "nothing":
+                    await asyncio.wait(followers)
+
+        done = await asyncio.gather(
+            *(happen(event) for event in (first, second)), return_exceptions=True
+        )
+        assert all(each is None or isinstance(each, JobNotFound) for each in done), done
+        if "stop" not in (first, second):
+            await asyncio.wait(followers)
+    await asyncio.gather(*followers)
+    assert len(set(told)) <= 1
+
+    async with make(tmp_path) as transcriber:
+        if "delete" in (first, second):
+            with pytest.raises(JobNotFound):
+                transcriber.get(job.id)
+            assert not any(job.id in name for name in spooled(tmp_path))
+            return
+        (*_, last) = await to_end(transcriber.watch(job.id))
+        if told:
+            assert last.status is told[0], "what was told stays"
+        if cancelled := answers.get("cancel"):
+            assert isinstance(cancelled, Job)
+            assert last.status is cancelled.status
+        if last.status is Status.COMPLETED:
+            assert len((await transcriber.transcript(job.id)).segments) == 5

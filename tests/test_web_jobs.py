@@ -37,6 +37,7 @@ ROUTES = [
     ("DELETE", "/v1/jobs/nope"),
     ("POST", "/v1/jobs/nope/cancel"),
     ("GET", "/v1/jobs/nope/transcript"),
+    ("GET", "/v1/jobs/nope/events"),
     ("GET", "/v1/jobs?before=nope"),
     ("GET", "/ws/transcription/nope"),
 ]

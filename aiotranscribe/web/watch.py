@@ -147,7 +147,7 @@ class _Many:
             job_id = command.subscribe or command.unsubscribe or ""
             if watcher := self._watchers.pop(job_id, None):
                 watcher.close()
-            if command.subscribe:
+            if command.subscribe is not None:
                 self._subscribe(job_id, command.since)
         except AiotranscribeError as error:
             await self._say(Refusal(job_id, error.problem()))
