@@ -99,6 +99,8 @@ class Transcriber:
         self._run_id = secrets.token_hex(4)
         self._is_open = False
         self._model_error: Problem | None = None
+        #: How many workers have died before they had a model.
+        self._lost_loading = 0
         #: Why the data folder cannot be written, while it cannot.
         self._storage_error: AiotranscribeError | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
@@ -461,7 +463,10 @@ class Transcriber:
             case messages.Failed(error) | messages.Died(error):
                 log.error("worker %s: %s", slot.number, error.message)
                 self._model_error = error
-                _refuse(self._ready, ModelNotAvailable(error.message))
+                # Any worker may be killed; it is the model when some slot has lost two.
+                self._lost_loading += isinstance(message, messages.Died)
+                if isinstance(message, messages.Failed) or self._lost_loading > len(self._slots):
+                    _refuse(self._ready, ModelNotAvailable(error.message))
 
     def _apply_work(self, course: Course, work: Prepare | Transcribe, message: Message) -> None:
         course.hear(message)
