@@ -20,7 +20,6 @@ import tempfile
 import time
 import wave
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -31,12 +30,13 @@ import numpy as np
 import psutil
 from faster_whisper.audio import decode_audio
 
-from aiotranscribe import Client, Frame, Options, Segment, Status
+from aiotranscribe import Client, Frame, Options, Segment
 from aiotranscribe.course import Course
 from aiotranscribe.engine.spans import SAMPLE_RATE
 from aiotranscribe.errors import ServerError
 from aiotranscribe.store import Store
 from tests.chaos.report import Report
+from tests.chaos.verdict import Accepted, Life, Verdict
 from tests.chaos.watchers import Events, Poll, Program, Socket, Watcher
 from tests.conftest import SAMPLE, SHARED_AUDIO, Server
 from tests.line import Line
@@ -67,39 +67,6 @@ _WISHES, _RACE_S = ("cancel", "delete", "submit"), 0.03
 _END_S = 240.0
 
 
-@dataclass
-class Accepted:
-    """A job that was answered with 202, and what happened to it since."""
-
-    id: str
-    #: Of its recording.
-    name: str
-    watchers: list[Watcher] = field(default_factory=list)
-    #: What the customer has asked for: to cancel or to delete it.
-    wish: str | None = None
-    #: The status in the answer to that.
-    answer: Status | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every watcher has seen the end."""
-        return all(watcher.is_over for watcher in self.watchers)
-
-    @property
-    def is_deleted(self) -> bool:
-        """Whether it is to be deleted, and therefore may be gone."""
-        return self.wish == "delete"
-
-
-@dataclass
-class Life:
-    """One life of the server."""
-
-    began: float
-    #: When a worker of it was killed.
-    kills: list[float] = field(default_factory=list)
-
-
 class Chaos:
     """One run.
 
@@ -125,10 +92,11 @@ class Chaos:
         self._wishes: list[asyncio.Task[None]] = []
         self._is_breaking = True
         self._starting = asyncio.Lock()
+        #: What happened.
         self.report = Report()
 
-    async def run(self) -> Report:
-        """Do it all; return what happened."""
+    async def run(self) -> None:
+        """Do it all; what happened is in the report."""
         self._recordings = [_join(self._folder, *item) for item in self._sounds.items()]
         self._expected = await self._undisturbed()
         self._start()
@@ -149,9 +117,9 @@ class Chaos:
         finally:
             watching.cancel()
             self._server.kill()
-        self._judge(before, after, await self._stored())
-        self._check_files()
-        return self.report
+        verdict = Verdict(self._jobs, self._lives, self._expected, self.report)
+        verdict.on_jobs(before, after, await self._stored())
+        verdict.on_files(self._data_dir)
 
     # -- what should come out ------------------------------------------------------------
 
@@ -344,84 +312,6 @@ class Chaos:
         finally:
             await store.close()
 
-    def _judge(
-        self,
-        before: Mapping[str, Frame | None],
-        after: Mapping[str, Frame | None],
-        stored: Mapping[str, Course],
-    ) -> None:
-        promise, counts = self.report.promise, self.report.counts
-        for job in self._jobs:
-            frame, course = before[job.id], stored.get(job.id)
-            again = after[job.id]
-            if job.is_deleted:
-                counts["jobs deleted"] += 1
-                promise(not (frame or again or course), f"job {job.id} is back after its deletion")
-            elif not (frame and again and course):
-                promise(False, f"job {job.id} is lost: {frame}, {again}, {course}")
-            else:
-                is_same = _essence(frame) == _essence(again)
-                promise(is_same, f"job {job.id} was {frame}, and after a restart {again}")
-                promise(frame.status is course.job.status, f"job {job.id}: {course.job.status}")
-                self._judge_status(job, course)
-                self._judge_watchers(job, frame)
-        counts["jobs whose answer was lost"] = len(stored.keys() - before.keys())
-        for course in stored.values():
-            self._judge_text(course)
-        for job_id, frame in after.items():
-            if frame and (course := stored.get(job_id)):
-                is_same = list(frame.segments) == course.draft.segments
-                promise(is_same, f"job {job_id}: what is told is not what is stored")
-
-    def _judge_status(self, job: Accepted, course: Course) -> None:
-        promise, status = self.report.promise, course.job.status
-        self.report.counts[f"jobs {status.value}"] += 1
-        if job.answer:
-            promise(status is job.answer, f"job {job.id} was answered {job.answer}, is {status}")
-        match status:
-            case Status.CANCELLED:
-                promise(job.wish == "cancel", f"job {job.id} was cancelled by nobody")
-            case Status.FAILED:
-                is_due = self._is_due(course)
-                promise(is_due, f"job {job.id} failed: {course.job.error}")
-
-    def _is_due(self, course: Course) -> bool:
-        """Whether a job failed as it should: one of its spans has ended two workers."""
-        error, ended = course.job.error, course.job.ended or 0.0
-        life = [life for life in self._lives if life.began <= ended][-1]
-        kills = sum(kill <= ended for kill in life.kills)
-        return error is not None and error.code == "worker_died" and kills >= 2
-
-    def _judge_watchers(self, job: Accepted, frame: Frame) -> None:
-        for watcher in job.watchers:
-            watcher.promise(watcher.mine == list(frame.segments), "has not the store's segments")
-            status = watcher.last and watcher.last.status
-            watcher.promise(status is frame.status, f"saw {status}, but it is {frame.status}")
-            watcher.promise(not watcher.is_gone, "was told that there is no such job")
-
-    def _judge_text(self, course: Course) -> None:
-        """Compare with an undisturbed run: a job that was stopped has the beginning of it."""
-        job, segments = course.job, course.draft.segments
-        promise = self.report.promise
-        promise(job.status.is_terminal, f"job {job.id} has no end: {job.status}")
-        promise(job.count == len(segments), f"job {job.id} counts {job.count} segments")
-        expected = list(self._expected[job.name])
-        if job.status is not Status.COMPLETED:
-            expected = expected[: len(segments)]
-        promise(segments == expected, f"job {job.id}: {_difference(segments, expected)}")
-
-    def _check_files(self) -> None:
-        """Nothing may be left of what is deleted, nor sound of what has ended."""
-        spool = self._data_dir / "spool"
-        stored = {path.name for path in spool.iterdir()} - {"arriving"}
-        for job in self._jobs:
-            if job.is_deleted:
-                self.report.promise(job.id not in stored, f"{job.id} is deleted, its files are not")
-        for path in [*spool.glob("*/pcm"), *spool.glob("arriving/*")]:
-            self.report.promise(False, f"{path} is left over")
-        _, *traces = (self._data_dir / "log").read_text().split("Traceback (most recent call last)")
-        self.report.promise(not traces, f"{len(traces)} tracebacks in the log: {traces[:1]}")
-
 
 def _plan(chance: Random, faults: int) -> Iterator[str]:
     """Which faults, in which order: in rounds, so that no kind comes often in a row.
@@ -469,21 +359,6 @@ async def _follow(client: Client, job_id: str) -> Sequence[Segment]:
     return merge([frame async for frame in client.watch(job_id)])
 
 
-def _essence(frame: Frame) -> tuple[object, ...]:
-    """What a restart must not change of a job that has ended."""
-    return frame.status, frame.progress_percentage, list(frame.segments), frame.error
-
-
-def _difference(found: Sequence[Segment], expected: Sequence[Segment]) -> str:
-    """Say where two texts part."""
-    pairs = enumerate(zip(found, expected, strict=False))
-    where = next((number for number, (a, b) in pairs if a != b), min(len(found), len(expected)))
-    return (
-        f"{len(found)} segments, {len(expected)} expected; from {where} on: "
-        f"{found[where : where + 2]}, not {expected[where : where + 2]}"
-    )
-
-
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -495,9 +370,11 @@ def main() -> int:
     print(f"seed {given.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos(given.keep or Path(folder), given.seed, given.faults, recordings)
-        report = asyncio.run(chaos.run())
-    print(report)
-    return 1 if report.violations else 0
+        try:
+            asyncio.run(chaos.run())
+        finally:
+            print(chaos.report)
+    return 1 if chaos.report.violations else 0
 
 
 if __name__ == "__main__":
