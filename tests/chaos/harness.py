@@ -63,6 +63,8 @@ _WATCHERS: Sequence[type[Watcher]] = (Program, Socket, Socket, Events, Poll)
 _PAUSE_S = 1.5
 # What customers do besides, and the mean time to the next fault that is to come in between.
 _WISHES, _RACE_S = ("cancel", "delete", "submit"), 0.03
+# How long to wait for a server to tell something, before it is killed anyway.
+_TOLD_S = 5.0
 # What the rest of the work may take once nothing breaks any more.
 _END_S = 240.0
 
@@ -159,7 +161,9 @@ class Chaos:
         """Ask again until there is an answer, as a program does whose server is away."""
         while True:
             try:
-                return await ask()
+                answer = await ask()
+                self.report.told.set()
+                return answer
             except (aiohttp.ClientError, OSError, TimeoutError):
                 self.report.counts["requests repeated"] += 1
                 await asyncio.sleep(self._chance.uniform(0, 0.3))
@@ -216,9 +220,20 @@ class Chaos:
     async def _restart(self) -> None:
         """Kill the server, at times before it is up, and start it again a moment later."""
         async with self._starting:
+            if self._chance.random() < 0.5:
+                await self._until_told()
+            self._server.process.kill()
             await asyncio.to_thread(self._server.kill)
             await asyncio.sleep(self._chance.uniform(0, 0.5))
             self._start()
+
+    async def _until_told(self) -> None:
+        """Wait for the moment at which a server that promises too early is caught."""
+        self.report.told.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD_S):
+                await self.report.told.wait()
+            self.report.counts["servers killed the moment they told something"] += 1
 
     async def _keep_watch(self) -> None:
         """Start the server again when it has ended by itself, which it must not."""

@@ -1,5 +1,6 @@
 """What happened in a run, and which promises were broken."""
 
+import asyncio
 from collections import Counter
 
 
@@ -11,6 +12,8 @@ class Report:
         self.counts: Counter[str] = Counter()
         #: What was promised and not kept, in words.
         self.violations: list[str] = []
+        #: Set whenever somebody was told something that must not be taken back.
+        self.told = asyncio.Event()
 
     def promise(self, holds: object, otherwise: str) -> None:
         """Note a violation, unless ``holds``."""

@@ -60,6 +60,8 @@ class Watcher:
             offset: Where its segments must begin; by default, where those that came end.
         """
         self._report.counts["frames"] += 1
+        if frame.segments or frame.status.is_terminal:
+            self._report.told.set()
         before, self.last = self.last, frame
         offset = len(self.mine) if offset is None else offset
         self.promise(frame.job_id == self._job_id, f"a frame of {frame.job_id}")
