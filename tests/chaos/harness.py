@@ -276,8 +276,15 @@ class Chaos:
         self._wishes.append(asyncio.create_task(wish(await self._some(at_work))))
 
     async def _submit(self) -> None:
-        """Have one more customer come once."""
-        self._wishes.append(asyncio.create_task(self._have_transcribed(self._chance)))
+        """Have one more customer come, who never hears whether the job was accepted."""
+
+        async def submit() -> None:
+            async with Line(self._url) as line, Client(line.url) as client:
+                line.limits = [1]
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    await client.submit(self._chance.choice(self._recordings), OPTIONS)
+
+        self._wishes.append(asyncio.create_task(submit()))
 
     async def _some(self, find: Callable[[], Sequence[T]]) -> T:
         """Return one of what there is, once there is something."""
