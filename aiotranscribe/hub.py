@@ -76,9 +76,12 @@ W = TypeVar("W", bound=_Watcher)
 class Topic:
     """The latest view of one job, and those who watch it."""
 
-    def __init__(self, job_id: str, view: View, load: Load) -> None:
-        self._job_id = job_id
+    def __init__(
+        self, job_id: str, view: View, load: Load, keep: "Callable[[Topic], None]"
+    ) -> None:
+        self.job_id = job_id
         self._load = load
+        self._keep = keep
         self._loading = asyncio.Lock()
         self.view = view
         #: Grows with every view.
@@ -98,11 +101,13 @@ class Topic:
         if self.view.segments is None and offset < self.view.count:
             async with self._loading:
                 if self.view.segments is None:
-                    segments = await self._load(self._job_id)
+                    segments = await self._load(self.job_id)
                     if len(segments) < self.view.count:
-                        raise JobNotFound(f"the job {self._job_id} has just been deleted")
+                        raise JobNotFound(f"the job {self.job_id} has just been deleted")
                     self.view = self.view.holding(segments)
-        return self.view.frame(offset)
+        frame = self.view.frame(offset)
+        self._keep(self)
+        return frame
 
     def drop_text(self) -> None:
         """Leave the text of a finished job to the disk."""
@@ -193,19 +198,19 @@ class Hub:
         self._topics: dict[str, Topic] = {}
         self._boards: set[_Watcher] = set()
         #: The finished jobs whose text is in memory, the one asked for last at the end.
-        self._kept: dict[str, None] = {}
+        self._kept: dict[str, Topic] = {}
         self._is_closed = False
 
     def publish(self, job_id: str, view: View) -> None:
         """Make ``view`` the job's latest, and wake its watchers."""
         topic = self._topics.get(job_id)
         if topic is None:
-            topic = self._topics[job_id] = Topic(job_id, view, self._load)
+            topic = self._topics[job_id] = Topic(job_id, view, self._load, self._keep)
         topic.view = view
         topic.version += 1
         for watcher in (*topic.watchers, *self._boards):
             watcher.wake(job_id)
-        self._keep(job_id, topic)
+        self._keep(topic)
 
     def view(self, job_id: str) -> View:
         """Return the latest view of a job, or raise :class:`JobNotFound`."""
@@ -218,7 +223,6 @@ class Hub:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
-        self._keep(job_id, topic)
         return await topic.frame(topic.view.resume(since))
 
     def subscribe(self, job_id: str, since: str | None = None) -> Subscription:
@@ -228,7 +232,6 @@ class Hub:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
-        self._keep(job_id, topic)
         return self._admit(Subscription(topic, topic.view.resume(since)))
 
     def board(self) -> Board:
@@ -254,16 +257,14 @@ class Hub:
             watcher.close()
         return watcher
 
-    def _keep(self, job_id: str, topic: Topic) -> None:
-        """Keep the texts of finished jobs that are asked for, and drop those of long ago."""
-        if not topic.view.is_last:
+    def _keep(self, topic: Topic) -> None:
+        """Keep the text of a finished job that was asked for, and drop that of long ago."""
+        if not topic.view.is_last or topic.view.segments is None:
             return
-        self._kept.pop(job_id, None)
-        self._kept[job_id] = None
+        self._kept.pop(topic.job_id, None)
+        self._kept[topic.job_id] = topic
         while len(self._kept) > _MOST_KEPT:
-            oldest = next(iter(self._kept))
-            del self._kept[oldest]
-            self._topics[oldest].drop_text()
+            self._kept.pop(next(iter(self._kept))).drop_text()
 
     def _topic(self, job_id: str) -> Topic:
         with contextlib.suppress(KeyError):

@@ -375,9 +375,12 @@ class Transcriber:
                     event()
                 except Exception:
                     log.exception("an event could not be applied")
-            self._dispatch()
-            await self._commit()
-            self._publish()
+            try:
+                self._dispatch()
+                await self._commit()
+                self._publish()
+            except Exception:  # a mistake of ours must not stop every job for ever
+                log.exception("what has changed could not be told")
             replies, self._replies = self._replies, []
             for reply in replies:
                 reply()
@@ -629,8 +632,9 @@ class Transcriber:
 
     async def _segments(self, job_id: str) -> Sequence[Segment]:
         """Read a finished job's segments from the disk."""
-        job = self.get(job_id)
-        return Course(job, await self._store.findings(job_id)).draft.segments
+        findings = await self._store.findings(job_id)
+        course = await asyncio.to_thread(Course, self.get(job_id), findings)
+        return course.draft.segments
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:

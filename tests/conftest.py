@@ -16,6 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import settings
+from playwright.async_api import Browser, async_playwright
 
 from aiotranscribe import Config, Transcriber, create_app
 from tests import scripted
@@ -166,6 +167,35 @@ def real_server(data_dir: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def scripted_server(data_dir: Path) -> Iterator[Server]:
     """The real server with scripted models, for a whole module."""
-    server = Server(data_dir, *SCRIPTED, program="tests.scripted_program")
+    server = Server(data_dir / "scripted", *SCRIPTED, program="tests.scripted_program")
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Debian's Chromium, which .ci/run installs."""
+    path = Path("/usr/bin/chromium")
+    if not path.exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's package chromium")
+    return path
+
+
+@pytest.fixture
+async def browser(chromium: Path) -> AsyncIterator[Browser]:
+    """A real browser, in which ``evil.test`` is a site on this machine."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+                "--host-resolver-rules=MAP evil.test 127.0.0.1",
+            ],
+        )
+        yield browser
+        await browser.close()

@@ -4,22 +4,25 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, Page, WebSocket, WebSocketRoute, async_playwright, expect
+from playwright.async_api import Browser, Page, WebSocket, WebSocketRoute, expect
 from pytest_aiohttp import AiohttpServer
 
 from aiotranscribe import Client, Config, Transcriber, create_app
 from tests import scripted
 from tests.conftest import ROOT, SAMPLE, Server
+from tests.line import Line
+from tests.scripted import Script
 from tests.waiting import LONG_S
 
 EXAMPLES = ROOT / "examples"
@@ -72,35 +75,6 @@ IN_VAIN = {
 }
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Path:
-    """Debian's Chromium, which .ci/run installs."""
-    path = Path("/usr/bin/chromium")
-    if not path.exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's package chromium")
-    return path
-
-
-@pytest.fixture
-async def browser(chromium: Path) -> AsyncIterator[Browser]:
-    """A real browser, in which ``evil.test`` is a site on this machine."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--no-first-run",
-                "--host-resolver-rules=MAP evil.test 127.0.0.1",
-            ],
-        )
-        yield browser
-        await browser.close()
-
-
 @pytest.fixture
 async def page(browser: Browser) -> Page:
     """A page of somebody who wants to be notified."""
@@ -121,6 +95,14 @@ async def wait_for_end(page: Page) -> str:
     await expect(page.locator("progress")).to_have_js_property("value", 100, timeout=timeout)
     await expect(page.locator("input")).to_be_enabled(timeout=timeout)
     return await page.locator("main").inner_text()
+
+
+async def expect_text_of(page: Page, client: Client, job_id: str) -> None:
+    """Wait for the end; the page has to have the server's text."""
+    text = await wait_for_end(page)
+    frame = await client.get(job_id)
+    assert frame.segments
+    assert text == "".join(segment.text for segment in frame.segments).strip()
 
 
 async def serve_elsewhere(aiohttp_server: AiohttpServer, url: str) -> str:
@@ -185,15 +167,69 @@ async def test_the_page_of_a_neighbour_comes_back_after_a_break(
     await page.route_web_socket("**/ws/transcription/**", cut_the_first)
     await page.goto(await serve_elsewhere(aiohttp_server, url))
     await upload(page)
-    text = await wait_for_end(page)
+    await wait_for_end(page)
 
     first, second = sockets
     assert first.endswith("?since=")
-    assert re.search(r"\?since=\d+-[1-9]\d*$", second)
+    assert re.search(r"\?since=\w+-[1-9]\d*$", second)
     async with Client(url) as client:
-        frame = await client.get(re.findall("[0-9a-f]{32}", first)[0])
-    assert text == "".join(segment.text for segment in frame.segments).strip()
+        await expect_text_of(page, client, re.findall("[0-9a-f]{32}", first)[0])
     await page.wait_for_function("shown.length == 1")
+
+
+async def test_the_page_goes_on_when_it_is_reloaded(
+    scripted_server: Server, page: Page, make_wav: Callable[[float], Path]
+) -> None:
+    """Who reloads the page, or opens it elsewhere, would never see the text of his recording."""
+    await page.goto(scripted_server.url)
+    async with Client(scripted_server.url) as client:
+        await upload(page)
+        await wait_for_end(page)
+        sent = page.url.partition("#")[2]
+        await expect_text_of(page, client, sent)
+        await page.wait_for_function("shown.length == 1")
+
+        script = Script(segments=60, delay=0.05)
+        slow = (await client.submit(make_wav(2.0), script.options())).job_id
+        await page.goto(f"{scripted_server.url}/#{slow}")
+        await expect(page.locator("main")).to_contain_text("pt 0.1")
+        await expect(page.locator("input")).to_be_disabled()
+        await page.reload()
+        await expect(page.locator("main")).to_contain_text("pt 0.0")
+        await expect_text_of(page, client, slow)
+        await page.wait_for_function("shown.length == 1")
+        await page.reload()
+        await expect_text_of(page, client, slow)
+        assert await page.evaluate("shown.length") == 0, "this is no news"
+
+        await page.goto(f"{scripted_server.url}/#{sent}")
+        await expect_text_of(page, client, sent)
+        await page.goto(f"{scripted_server.url}/#nope")
+        await expect(page.get_by_role("status")).to_have_text("there is no job 'nope'")
+        await upload(page)
+        await wait_for_end(page)
+
+
+async def test_the_page_says_that_the_connection_is_lost(
+    scripted_server: Server, page: Page, make_wav: Callable[[float], Path]
+) -> None:
+    """Who looks at a page in a tunnel would take the recording, or the server, for dead."""
+    status = page.get_by_role("status")
+    async with Line(scripted_server.url) as line, Client(scripted_server.url) as client:
+        endless = Script(segments=10_000, delay=0.05).options()
+        job_id = (await client.submit(make_wav(2.0), endless)).job_id
+        await page.goto(f"{line.url}/#{job_id}")
+        await expect(page.locator("main")).to_contain_text("pt 0.0")
+        line.is_up = False
+        line.cut()
+        await expect(status).to_have_text("The connection is lost. Coming back …")
+        line.is_up = True
+        await expect(status).to_contain_text("Transcribed", timeout=1000 * LONG_S)
+        await client.cancel(job_id)
+        await expect(status).to_contain_text("Cancelled")
+        frame = await client.get(job_id)
+        text = "".join(segment.text for segment in frame.segments).strip()
+        await expect(page.locator("main")).to_have_text(text)
 
 
 async def test_the_page_says_what_is_wrong(
@@ -227,7 +263,7 @@ async def test_the_page_says_what_is_wrong(
 
     await server.close()
     await upload(page, empty)
-    await expect(status).to_contain_text("The recording could not be sent")
+    await expect(status).to_contain_text("the recording could not be sent")
 
 
 async def test_the_page_from_disk_says_when_there_is_no_server(page: Page, tmp_path: Path) -> None:
@@ -238,8 +274,10 @@ async def test_the_page_from_disk_says_when_there_is_no_server(page: Page, tmp_p
     await expect(page.get_by_role("status")).to_contain_text('Start it with "aiotranscribe serve"')
 
 
-async def test_what_is_said_is_text_and_never_markup(real_server: Server, page: Page) -> None:
-    """A recording, or the model's fancy, could run scripts in the listener's browser."""
+async def test_what_is_said_is_text_and_never_markup(
+    real_server: Server, page: Page, tmp_path: Path
+) -> None:
+    """A recording, its name, or the model's fancy could run scripts in the listener's browser."""
 
     def slander(route: WebSocketRoute) -> None:
         def forward(message: str | bytes) -> None:
@@ -254,11 +292,14 @@ async def test_what_is_said_is_text_and_never_markup(real_server: Server, page: 
     await page.set_viewport_size({"width": 360, "height": 640})
     await page.route_web_socket("**/ws/transcription/**", slander)
     await page.goto(real_server.url)
-    await upload(page)
+    await upload(page, Path(shutil.copy(SAMPLE, tmp_path / HOSTILE.partition("</")[0])))
     text = await wait_for_end(page)
 
     assert text.startswith(HOSTILE)
     assert await page.get_by_role("status").inner_text() == f"100 % · {HOSTILE}"
+    assert await page.locator(":is(main, [role=status]) *").count() == 0
+    await page.goto(f"{real_server.url}/#{HOSTILE}")
+    await expect(page.get_by_role("status")).to_contain_text("there is no")
     assert await page.locator(":is(main, [role=status]) *").count() == 0
     assert await page.title() == "Transcribe a recording"
     width = await page.evaluate("document.documentElement.scrollWidth")

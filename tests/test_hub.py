@@ -325,6 +325,16 @@ async def test_the_text_of_a_finished_job_comes_from_the_disk() -> None:
     assert numbers(await hub.frame(names[0])) == [0, 1, 2]
 
 
+async def test_many_who_ask_for_many_texts_at_once_do_not_fill_the_memory() -> None:
+    """Otherwise somebody who looks through all jobs brings all of their texts into memory."""
+    disk = Disk()
+    hub = Hub(disk.load)
+    names = disk.fill(hub, 100)
+    frames = await asyncio.gather(*(hub.frame(name) for name in names))
+    assert all(numbers(frame) == [0, 1, 2] for frame in frames)
+    assert sum(hub.view(name).segments is not None for name in names) == 16
+
+
 async def test_a_finished_text_is_read_once_for_all_who_ask() -> None:
     """Otherwise a thousand watchers of a talk read it from the disk a thousand times."""
     disk = Disk()

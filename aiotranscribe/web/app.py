@@ -12,7 +12,7 @@ from aiotranscribe.web import jobs, origins, watch
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
 
-_PAGE = Path(__file__).parent / "static" / "index.html"
+_STATIC = Path(__file__).parent / "static"
 
 
 def create_app(
@@ -50,6 +50,7 @@ def create_app(
             web.get("/health", health),
             web.get("/ready", ready),
             web.get("/", page),
+            web.get("/static/aiotranscribe.js", module),
         ]
     )
     return app
@@ -72,7 +73,14 @@ async def ready(request: web.Request) -> web.Response:
 
 async def page(request: web.Request) -> web.FileResponse:
     """``GET /``: a page to try the server with; the same file as ``examples/browser.html``."""
-    return web.FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
+    return web.FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+async def module(request: web.Request) -> web.FileResponse:
+    """``GET /static/aiotranscribe.js``: what a page needs to submit and watch."""
+    # Browsers run a module only if it says what it is, which is not left to the system's tables.
+    headers = {"Cache-Control": "no-cache", "Content-Type": "text/javascript"}
+    return web.FileResponse(_STATIC / "aiotranscribe.js", headers=headers)
 
 
 async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:
