@@ -480,7 +480,9 @@ class Transcriber:
             case messages.Failed(error) | messages.Died(error):
                 log.error("worker %s: %s", slot.number, error.message)
                 self._model_error = error
-                _refuse(self._ready, ModelNotAvailable(error.message))
+                # Any worker may be killed; when one slot has lost two, it is the model.
+                if isinstance(message, messages.Failed) or slot.failed_starts > 1:
+                    _refuse(self._ready, ModelNotAvailable(error.message))
                 if all(slot.failed_starts >= _MOST_STARTS for slot in self._slots):
                     self._give_up(error)
 
