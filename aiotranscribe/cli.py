@@ -93,6 +93,11 @@ def _job_options(command: FC) -> FC:
         click.option(
             "--vad_filter", metavar="BOOLEAN", help="Leave out stretches without speech. [True]"
         ),
+        click.option(
+            "--clip_timestamps",
+            metavar="SECONDS",
+            help="Only these stretches: start,end,start,end,... [all]",
+        ),
         click.option("--initial_prompt", help="Text that sets style and spelling."),
         click.option("--hotwords", help="Words to listen for."),
         click.option("--temperature", metavar="FLOAT", help="0 to 1; by default as needed."),

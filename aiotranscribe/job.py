@@ -4,8 +4,10 @@ Every change returns a new :class:`Job`. The rule that a job gets exactly one te
 has its only home here, in :meth:`Job.end`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,6 +23,11 @@ LANGUAGES = frozenset(
     "ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt "
     "uk ur uz vi yi yo zh yue".split()
 )
+
+#: A recording as one clip, in seconds: it ends before this.
+EVERYTHING = ((0.0, 1e9),)
+# Less than the above, and no sign, exponent, infinity or NaN.
+_SECONDS = re.compile(r"\s*([0-9]{1,8}(\.[0-9]{1,8})?|\.[0-9]{1,8})\s*")
 
 
 class Status(StrEnum):
@@ -67,6 +74,9 @@ class Options(
     vad_filter: bool = True
     #: Text that the recording could have followed: sets style and spelling.
     initial_prompt: Annotated[str, Meta(max_length=2000)] | None = None
+    #: Transcribe only these stretches: ``start,end,start,end,...`` in seconds. The last end may be
+    #: left out.
+    clip_timestamps: Annotated[str, Meta(max_length=2000)] | None = None
     #: Words to listen for.
     hotwords: Annotated[str, Meta(max_length=2000)] | None = None
     #: ``None``: 0, then in steps up to 1 while the result looks wrong, as upstream does.
@@ -80,6 +90,41 @@ class Options(
     parallel: Literal["on", "off"] = "on"
     #: Share of the workers beside other jobs: each level has four times that of the one below.
     priority: Literal["low", "normal", "high"] = "normal"
+
+    def __post_init__(self) -> None:
+        """Refuse clips that cannot be, as soon as they are given.
+
+        Raises:
+            InvalidOption: with what is wrong.
+        """
+        for start, end in self.clips:
+            if start >= end:
+                raise InvalidOption(
+                    f"clip_timestamps: a clip from {start:.10g} to {end:.10g} has no length"
+                )
+        for before, after in pairwise(self.clips):
+            if before[1] > after[0]:
+                raise InvalidOption(
+                    f"clip_timestamps: the times must be in order, but {after[0]:.10g} comes after "
+                    f"{before[1]:.10g}"
+                )
+
+    @property
+    def clips(self) -> tuple[tuple[float, float], ...]:
+        """What to transcribe: ``(start, end)`` in seconds, in order, without overlap."""
+        if not self.clip_timestamps:
+            return EVERYTHING
+        times = []
+        for text in self.clip_timestamps.split(","):
+            if not _SECONDS.fullmatch(text):
+                raise InvalidOption(
+                    f"clip_timestamps: {text!r} is not a time in seconds; give start,end,start,end "
+                    "and so on, such as 30,60,90"
+                )
+            times.append(float(text))
+        if len(times) % 2:
+            times.append(EVERYTHING[0][1])
+        return tuple(zip(times[::2], times[1::2], strict=True))
 
     @classmethod
     def parse(cls, fields: Mapping[str, str]) -> "Options":

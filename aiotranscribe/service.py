@@ -62,6 +62,8 @@ _LONGEST_NAME = 255
 _COPY_BYTES = 1 << 20
 # Spans that a worker decodes in lock-step: more of them is faster, and delays other jobs longer.
 _TOGETHER = 3
+# Jobs do not wait for workers any more when none has lived to load its model, this often in a row.
+_MOST_STARTS = 5
 # A disk that is full is tried again after so long; who waits for an answer gets one after this.
 _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
 # How often to tell that time passes; and of mere progress, at most.
@@ -492,7 +494,17 @@ class Transcriber:
             case messages.Failed(error) | messages.Died(error):
                 log.error("worker %s: %s", slot.number, error.message)
                 self._model_error = error
-                _refuse(self._ready, ModelNotAvailable(error.message))
+                # Any worker may be killed; when one slot has lost two, it is the model.
+                if isinstance(message, messages.Failed) or slot.failed_starts > 1:
+                    _refuse(self._ready, ModelNotAvailable(error.message))
+                if all(slot.failed_starts >= _MOST_STARTS for slot in self._slots):
+                    self._give_up(error)
+
+    def _give_up(self, error: Problem) -> None:
+        """Fail all jobs, because there are no workers and will be none."""
+        text = f"no worker has come up, {_MOST_STARTS} times in a row; {error.message}"
+        for course in self._courses.values():
+            self._end(course, Status.FAILED, Problem(error.code, text))
 
     def _apply_work(
         self, course: Course, slot: Slot, work: Prepare | Transcribe, message: Message

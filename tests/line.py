@@ -34,6 +34,11 @@ class Line:
         self.cut()
         await until(lambda: not self._open)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to cut."""
+        return bool(self._open)
+
     def cut(self) -> int:
         """Cut all connections without a word; return how many there were."""
         for writer in self._open:

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotranscribe.errors import InvalidOption, Problem
-from aiotranscribe.job import LANGUAGES, WEIGHTS, Job, Options, Run, Status, Step, is_english_only
+from aiotranscribe.job import (
+    EVERYTHING,
+    LANGUAGES,
+    WEIGHTS,
+    Job,
+    Options,
+    Run,
+    Status,
+    Step,
+    is_english_only,
+)
 from aiotranscribe.transcript import Segment
 
 MODELS = ("small", "tiny.en")
@@ -22,6 +32,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "word_timestamps": ("true", True),
     "vad_filter": ("false", False),
     "initial_prompt": ("Dr. Müller:", "Dr. Müller:"),
+    "clip_timestamps": ("30,60,90", "30,60,90"),
     "hotwords": ("Zürich Basel", "Zürich Basel"),
     "temperature": ("0.4", 0.4),
     "beam_size": ("1", 1),
@@ -35,6 +46,12 @@ BAD = [
     ("word_timestamps", "perhaps"),
     ("vad_filter", "2"),
     ("initial_prompt", "x" * 2001),
+    *(
+        ("clip_timestamps", text)
+        for text in ("x", "1,", ",1", "1;2", "-1", "-0", "+1", "nan", "inf")
+    ),
+    *(("clip_timestamps", text) for text in ("1e3", "1_0", "9" * 9, "5,5", "5,4", "1,3,2", "٣")),
+    ("clip_timestamps", ",".join(map(str, range(1000)))),
     ("hotwords", "x" * 2001),
     ("temperature", "warm"),
     ("temperature", "-0.1"),
@@ -85,6 +102,31 @@ def test_an_impossible_value_is_refused_by_name(name: str, text: str) -> None:
     """Otherwise a mistake is ignored, or the user has to guess which option is meant."""
     with pytest.raises(InvalidOption, match=f"^{name}: "):
         Options.parse({name: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "clips"),
+    [
+        (None, EVERYTHING),
+        ("", EVERYTHING),
+        ("0", EVERYTHING),
+        ("0,30.5", ((0, 30.5),)),
+        (" 30, 60 ,90", ((30, 60), (90, EVERYTHING[0][1]))),
+        (".5,2,2,5", ((0.5, 2), (2, 5))),
+        ("99999999.99999999", ((99999999.99999999, EVERYTHING[0][1]),)),
+    ],
+)
+def test_clips_are_pairs_of_seconds(
+    text: str | None, clips: tuple[tuple[float, float], ...]
+) -> None:
+    """Otherwise what is transcribed is not what was asked for."""
+    assert Options(clip_timestamps=text).clips == clips
+
+
+def test_clips_out_of_order_are_refused_in_a_program_too() -> None:
+    """Otherwise a mistake is only noticed when the worker fails, or never."""
+    with pytest.raises(InvalidOption, match=r"^clip_timestamps: .* 2 comes after 3$"):
+        Options(clip_timestamps="1,3,2,4")
 
 
 def test_an_unknown_option_is_refused_by_name() -> None:

@@ -1,6 +1,9 @@
 """One slot by itself: a real process and pipe, a scripted model."""
 
 import asyncio
+import errno
+import gc
+import operator
 import os
 import select
 import signal
@@ -9,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -356,6 +360,59 @@ async def test_a_worker_that_cannot_start_is_tried_again_and_again() -> None:
     await listened.slot.close()
     assert time.monotonic() - began < 5
     assert not any(isinstance(message, Died) for _, message in listened.heard)
+
+
+@pytest.mark.parametrize("what", ["socket.socketpair", "multiprocessing.util.spawnv_passfds"])
+async def test_a_worker_that_the_system_refuses_is_tried_again(
+    pcm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Otherwise a moment without memory, processes or files costs a worker for ever."""
+    refusals = [OSError(errno.EAGAIN, "too many"), OSError(errno.ENOMEM, "too large")]
+    real = operator.attrgetter(what.partition(".")[2])(sys.modules[what.partition(".")[0]])
+
+    def start(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop(0)
+        return real(*arguments)
+
+    monkeypatch.setattr(what, start)
+    files = psutil.Process().num_fds()
+    listened = Listened()
+    began = time.monotonic()
+    for number, reason in enumerate(["too many", "too large"], 1):
+        *_, last = await listened.until(is_end)
+        assert isinstance(last, Died)
+        assert last.error.code == "worker_died"
+        assert reason in last.error.message
+        assert listened.slot.failed_starts == number
+        assert not listened.slot.is_free
+    gc.collect()
+    assert psutil.Process().num_fds() <= files + 8, "more stays open than one attempt needs"
+    assert [reason in caplog.text for reason in ("too many", "too large")] == [True] * 2
+    await listened.until(is_up)
+    await listened.until(is_end)
+    assert time.monotonic() - began > 0.5, "without a pause"
+    assert listened.slot.failed_starts == 0
+    await works(listened, pcm)
+    await listened.slot.close()
+
+
+async def test_a_slot_that_the_system_refuses_closes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a server that cannot work cannot be stopped either."""
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", refuse)
+    listened = Listened()
+    for _ in range(3):
+        await listened.until(is_end)
+    began = time.monotonic()
+    await listened.slot.close()
+    assert time.monotonic() - began < 1
+
+
+def refuse(**arguments: Any) -> Any:
+    """Start nothing, as a system that is full."""
+    raise OSError(errno.EAGAIN, "too many")
 
 
 async def test_a_busy_slot_closes_quickly(pcm: Path) -> None:

@@ -179,6 +179,30 @@ async def test_prompts_and_parameters_reach_the_model(real_server: Server) -> No
     assert "made by a machine" in text
 
 
+@pytest.mark.parametrize("how", [{}, {"vad_filter": "false"}, {"parallel": "off"}], ids=str)
+async def test_only_the_clips_are_heard(real_server: Server, how: dict[str, str]) -> None:
+    """Otherwise whoever wants two minutes of ten hours waits for all, or gets other times."""
+    received = await transcribe(real_server, SAMPLE, clip_timestamps="4,8.5,12", **how)
+    text = text_of(received).lower()
+    assert "you have something to try" in text
+    assert "every word will still be here" in text
+    assert "this recording" not in text, "before the first clip"
+    assert "what it is doing" not in text, "between the clips"
+    for segment in merge(received):
+        assert 4 <= segment.start <= segment.end <= 8.51 or segment.start >= 11.99
+    assert received[-1].duration_seconds == pytest.approx(18.3, abs=0.5)
+
+
+async def test_a_clip_beyond_the_end_is_empty(real_server: Server) -> None:
+    """Otherwise a mistake in a time brings the whole recording, or an error that says nothing."""
+    for parallel in ("on", "off"):
+        received = await transcribe(
+            real_server, SAMPLE, clip_timestamps="400,500", parallel=parallel
+        )
+        assert received[-1].status == "completed"
+        assert merge(received) == []
+
+
 async def test_a_worker_killed_while_it_decodes_speech_is_replaced(real_server: Server) -> None:
     """Otherwise one crash takes the transcript, the server, or the next job with it."""
     async with Client(real_server.url) as client:

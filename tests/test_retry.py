@@ -1,5 +1,6 @@
 """A worker dies: only what it had not done is done again, and the words are the same."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import psutil
 import pytest
 
 from aiotranscribe import Config, Frame, Segment, Status, Transcriber
+from tests import scripted
 from tests.conftest import SAMPLE
 from tests.scripted import Script
+from tests.waiting import LONG_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,6 +51,23 @@ async def test_span_that_kills_two_workers_is_given_up(
     assert len(segments) >= 3, "the text so far is kept"
     following = await transcriber.submit(make_wav(5), options=Script().options())
     assert (await _watch(transcriber, following.id))[0].status is Status.COMPLETED
+
+
+async def test_jobs_do_not_wait_for_workers_that_never_come(
+    make_wav: Callable[[float], Path], tmp_path: Path
+) -> None:
+    """A server whose model ends every worker would keep every job waiting for ever."""
+    config = Config(model=("fatal",), workers=2, data_dir=tmp_path)
+    async with Transcriber(config, loader=scripted.load) as transcriber:
+        for _ in range(2):  # the second one comes when there is no hope any more
+            job = await transcriber.submit(make_wav(2.0), options=Script().options())
+            async with asyncio.timeout(LONG_S):
+                frame, _ = await _watch(transcriber, job.id)
+            assert frame.status is Status.FAILED
+            assert frame.error is not None
+            assert frame.error.code == "worker_died"
+            assert "5 times in a row" in frame.error.message
+            assert "exit code 3" in frame.error.message
 
 
 @pytest.mark.parametrize("moment", ["decoding", "transcribing"])

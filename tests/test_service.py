@@ -495,6 +495,22 @@ async def test_a_model_that_is_not_there_is_said_at_once(tmp_path: Path, make_wa
         assert "run something" in frames[-1].error.message
 
 
+async def test_a_worker_killed_while_it_loads_is_replaced(tmp_path: Path) -> None:
+    """Otherwise one process killed at the start, as when memory is short, ends the server."""
+    before = workers()
+    async with make(tmp_path, "slow") as transcriber:
+        await until(lambda: workers() - before)
+        os.kill((workers() - before).pop(), signal.SIGKILL)
+        await transcriber.ready()
+
+
+async def test_a_model_that_ends_every_worker_is_said(tmp_path: Path) -> None:
+    """Otherwise a server whose model cannot work starts processes for ever, and says nothing."""
+    async with make(tmp_path, "fatal") as transcriber:
+        with pytest.raises(ModelNotAvailable, match="exit code 3"):
+            await transcriber.ready()
+
+
 async def test_one_model_that_is_not_there_leaves_the_others(
     tmp_path: Path, make_wav: MakeWav
 ) -> None:

@@ -98,9 +98,14 @@ def cut(
     speech_only: bool,
     ladder: Sequence[Bounds] = SHORT,
     blocks: Sequence[int] = (),
+    clips: Sequence[tuple[int, int]] = ((0, 10**6),),
 ) -> list[Span]:
-    """Return all spans of a recording that is fed in blocks which end at ``blocks``."""
-    cutter = Cutter(speech_only=speech_only, ladder=ladder)
+    """Return all spans of a recording that is fed in blocks which end at ``blocks``.
+
+    Clips are counted in frames, as all is.
+    """
+    seconds = [(start * FRAME_S, end * FRAME_S) for start, end in clips]
+    cutter = Cutter(speech_only=speech_only, ladder=ladder, clips=seconds)
     edges = [0, *blocks, len(recording.probabilities)]
     spans = [span for start, end in pairwise(edges) for span in feed(cutter, recording, start, end)]
     return spans + list(cutter.finish(recording.samples))
@@ -128,6 +133,12 @@ RECORDINGS = st.builds(
     missing=st.integers(0, FRAME_SAMPLES - 1),
 )
 LADDERS = st.sampled_from([SHORT, SHORT, LADDER])
+#: Stretches in frames; some touch, some lie beyond the recording's end.
+CLIPS = st.builds(
+    lambda edges, step: list(pairwise(sorted(edges)))[::step],
+    st.sets(st.integers(0, 2000), min_size=2, max_size=8),
+    st.sampled_from([1, 2]),
+)
 few = settings(max_examples=60)
 
 
@@ -227,15 +238,67 @@ def test_no_span_is_a_splinter_of_silence(
     st.booleans(),
     LADDERS,
     st.lists(st.floats(0, 1), min_size=1, max_size=30).map(sorted),
+    CLIPS | st.just([(0, 10**6)]),
 )
-@example(Heard([([SPEECH], 10), ([SILENCE], 1000), ([SPEECH], 10)]), True, SHORT, [0.98])
+@example(
+    Heard([([SPEECH], 10), ([SILENCE], 1000), ([SPEECH], 10)]), True, SHORT, [0.98], [(0, 10**6)]
+)
 def test_the_spans_do_not_depend_on_the_blocks(
-    recording: Heard, speech_only: bool, ladder: Sequence[Bounds], edges: list[float]
+    recording: Heard,
+    speech_only: bool,
+    ladder: Sequence[Bounds],
+    edges: list[float],
+    clips: list[tuple[int, int]],
 ) -> None:
     """Otherwise the same recording gives another text each time its decoder is changed."""
     blocks = [round(edge * len(recording.probabilities)) for edge in edges]
-    whole = cut(recording, speech_only=speech_only, ladder=ladder)
-    assert cut(recording, speech_only=speech_only, ladder=ladder, blocks=blocks) == whole
+    whole = cut(recording, speech_only=speech_only, ladder=ladder, clips=clips)
+    spans = cut(recording, speech_only=speech_only, ladder=ladder, clips=clips, blocks=blocks)
+    assert spans == whole
+
+
+@few
+@given(RECORDINGS, st.booleans(), LADDERS, CLIPS)
+def test_only_clips_are_transcribed_and_each_by_itself(
+    recording: Heard, speech_only: bool, ladder: Sequence[Bounds], clips: list[tuple[int, int]]
+) -> None:
+    """Otherwise one reads what was to be left out, or words from both sides of it as one sentence.
+
+    Padding around speech is no excuse.
+    """
+    spans = cut(recording, speech_only=speech_only, ladder=ladder, clips=clips)
+    assert [span.index for span in spans] == list(range(len(spans)))
+    edges = [edge for span in spans for stretch in span.stretches for edge in stretch]
+    assert edges == sorted(edges)
+    assert not edges or edges[-1] <= recording.samples
+    for span in spans:
+        assert all(start < end for start, end in span.stretches)
+        assert any(start <= of(span).start and of(span).stop <= end for start, end in clips)
+
+
+@few
+@given(RECORDINGS, LADDERS, CLIPS)
+def test_clips_without_the_filter_are_covered_exactly(
+    recording: Heard, ladder: Sequence[Bounds], clips: list[tuple[int, int]]
+) -> None:
+    """Otherwise a clip lacks its end, or is heard twice."""
+    total = len(recording.probabilities)
+    spans = cut(recording, speech_only=False, ladder=ladder, clips=clips)
+    wanted = [n for start, end in clips for n in range(min(start, total), min(end, total))]
+    assert list(covered(spans)) == wanted
+
+
+@few
+@given(RECORDINGS, LADDERS, CLIPS)
+def test_speech_in_a_clip_is_covered_once(
+    recording: Heard, ladder: Sequence[Bounds], clips: list[tuple[int, int]]
+) -> None:
+    """Otherwise words are lost at a clip's edge, or where one clip touches the next."""
+    frames_covered = list(covered(cut(recording, speech_only=True, ladder=ladder, clips=clips)))
+    assert len(frames_covered) == len(set(frames_covered))
+    spoken = [number for number, is_speech in enumerate(recording.speech) if is_speech]
+    wanted = {n for n in spoken if any(start <= n < end for start, end in clips)}
+    assert wanted <= set(frames_covered)
 
 
 @few
@@ -368,6 +431,16 @@ def test_a_recording_can_be_one_span() -> None:
     recording = heard((SPEECH, 4000), (SILENCE, 1000), (SPEECH, 4000))
     (span,) = cut(recording, speech_only=False, ladder=WHOLE, blocks=[300, 4500])
     assert span.stretches == ((0, recording.samples),)
+
+
+def test_a_clip_is_known_before_the_recording_ends() -> None:
+    """Otherwise ten seconds out of ten hours come after the ten hours are read."""
+    cutter = Cutter(speech_only=True, clips=[(1.0, 2.0), (30.0, 31.0)])
+    recording = heard((SPEECH, 3000))
+    (first,) = feed(cutter, recording, 0, 500)
+    assert (first.start, first.end) == (0.992, 1.984)
+    (second,) = feed(cutter, recording, 500, 1000)
+    assert (second.start, second.end) == pytest.approx((30.016, 31.008))
 
 
 # -- a span's times --------------------------------------------------------------------------

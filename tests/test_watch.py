@@ -486,6 +486,18 @@ async def test_a_watcher_whose_line_is_full_does_not_keep_the_server(
             assert time.monotonic() - began < 5
 
 
+async def test_a_line_that_is_cut_is_no_error_of_ours(
+    start_server: Callable[..., Server], make_wav: MakeWav, raw_watcher: StartWatcher
+) -> None:
+    """Otherwise the log is full of tracebacks that mean nothing, and hide those that do."""
+    server = await asyncio.to_thread(start_server, *SCRIPTED, program="tests.scripted_program")
+    job_id = await start_long_job(server.url, make_wav(2.0), ENDLESS.options())
+    watcher = await asyncio.to_thread(raw_watcher, server.url, job_id)
+    watcher.vanish()
+    assert await asyncio.to_thread(server.stop, signal.SIGTERM) == 0
+    assert "failed" not in (server.data_dir / "log").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_server_that_does_nothing_ends_at_once(
     start_server: Callable[..., Server], number: signal.Signals

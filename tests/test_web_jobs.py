@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
-from aiohttp import ClientResponse, FormData, MultipartWriter, web
-from aiohttp.test_utils import TestServer
+from aiohttp import ClientConnectionResetError, ClientResponse, FormData, MultipartWriter, web
+from aiohttp.test_utils import TestServer, make_mocked_request
 
 from aiotranscribe import Config, Frame, Transcriber, create_app
 from aiotranscribe import frame as frames
 from aiotranscribe.exports import FORMATS
+from aiotranscribe.web.errors import problems
 from aiotranscribe.web.jobs import TRANSCRIBER
 from tests import scripted
 from tests.builders import KEYS
@@ -772,6 +773,16 @@ async def test_it_says_why_it_is_not_ready(tmp_path: Path) -> None:
             assert "run something" in problem["detail"]
         async with client.get("/health") as response:
             assert response.status == 200
+
+
+async def test_a_peer_that_has_gone_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise every phone in a tunnel writes a traceback into the log, and hides real ones."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    await problems(make_mocked_request("GET", "/"), handler)
+    assert not caplog.messages
 
 
 async def test_it_answers_while_every_worker_is_busy(

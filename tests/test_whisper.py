@@ -2,6 +2,8 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from aiotranscribe.engine import audio, pcm
 from aiotranscribe.engine.messages import Recognised
 from aiotranscribe.engine.model import locate
 from aiotranscribe.engine.spans import SAMPLE_RATE, Bounds, Cutter, Floats, Span
-from aiotranscribe.engine.whisper import Clip, Settings, Whisper
+from aiotranscribe.engine.whisper import Clip, Settings, Whisper, _Result, _Window
 from aiotranscribe.errors import InvalidOption
 from tests.conftest import SAMPLE
 
@@ -114,11 +116,92 @@ def test_parallel_off_is_upstream(model: Whisper, speech: Floats, vad_filter: bo
     ] == [(round(s.start, 2), round(s.end, 2), s.text) for s in expected]
 
 
+@pytest.mark.parametrize(
+    ("clips", "seek", "left"),
+    [
+        ("4,8.5,12", 0, [4, 8.5, 12]),
+        ("4,8.5,12", 600, [6, 8.5, 12]),
+        ("4,8.5,12", 900, [12]),
+        (None, 900, [9]),
+    ],
+)
+def test_parallel_off_takes_clips_as_upstream_does(
+    model: Whisper, speech: Floats, clips: str | None, seek: int, left: list[float]
+) -> None:
+    """Who asks for clips would get other words, or after a crash some of them again."""
+    expected, _ = model._model.transcribe(speech, language="en", clip_timestamps=left)
+    options = Options(language="en", parallel="off", clip_timestamps=clips)
+    span = Span(0, ((0, len(speech)),), seek)
+    heard = _words(list(model.transcribe([Clip(span, speech)], options)))
+    assert heard == {0: "".join(segment.text for segment in expected)}
+
+
+def test_parallel_off_has_nothing_to_do_after_the_last_clip(model: Whisper, speech: Floats) -> None:
+    """Everything would be decoded, when a worker dies just before the end."""
+    options = Options(language="en", parallel="off", clip_timestamps="4,8")
+    heard = list(model.transcribe([Clip(Span(0, ((0, len(speech)),), 800), speech)], options))
+    assert [(one.segments, one.is_done) for one in heard] == [((), True)]
+
+
 def test_noise_ends(model: Whisper) -> None:
     """Sound in which the model hears nothing, or nonsense, would keep a worker for ever."""
     noise = np.random.default_rng(1).normal(0, 0.05, 10 * SAMPLE_RATE).astype(np.float32)
     clip = Clip(Span(0, ((0, len(noise)),)), noise)
     assert list(model.transcribe([clip], ENGLISH))[-1].is_done
+
+
+def test_second_try_is_upstreams(model: Whisper, clips: list[Clip]) -> None:
+    """Where the first try fails, something else than faster-whisper's answer would be shown."""
+    tokenizer, settings = model._settings(Options(language="en", temperature=0))
+    prompt = model._prompt(tokenizer, settings)
+    for clip in clips:
+        window = _Window(clip.span, model._model.feature_extractor(clip.samples), 0)
+        output, result = model._decode_again(window, prompt, tokenizer, settings)
+        expected = model._model.generate_with_fallback(output, prompt, tokenizer, settings)
+        assert result.tokens == expected[0].sequences_ids[0]
+        assert (result.logprob, result.compression) == pytest.approx((expected[1], expected[3]))
+
+
+def test_the_best_of_all_tries_is_kept(
+    model: Whisper, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last, hottest try would stand there as the text of a passage that nobody understands.
+
+    As with upstream, one that repeats itself is only taken when there is nothing else.
+    """
+    tokenizer, settings = model._settings(ENGLISH)
+    prompt = model._prompt(tokenizer, settings)
+    tries = [
+        _Result([1], logprob=-1.5, compression=9.0, no_speech=0.0),
+        _Result([2], logprob=-3.0, compression=1.0, no_speech=0.0),
+        _Result([3], logprob=-2.0, compression=1.0, no_speech=0.0),
+        *[_Result([4], logprob=-4.0, compression=1.0, no_speech=0.0)] * 3,
+    ]
+    window = _Window(clips[0].span, model._model.feature_extractor(clips[0].samples), 0)
+    for given, expected in ((tries, 3), ([tries[0]] * 6, 1)):
+        left = iter(given)
+        monkeypatch.setattr(_Result, "of", lambda *_, left=left: next(left))
+        _, result = model._decode_again(window, prompt, tokenizer, settings)
+        assert result.tokens == [expected]
+
+
+def test_as_many_samples_as_upstream_takes(
+    model: Whisper, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Difficult passages would have fewer chances, and be understood less often."""
+    tokenizer, settings = model._settings(Options(language="en", temperature=0.5))
+    outputs = [model._model.encode(np.zeros((80, 700), np.float32))] * 2
+    counts, generate = [], model._model.model.generate
+
+    def count(*arguments: Any, **named: Any) -> Any:
+        counts.append(named["num_hypotheses"])
+        return generate(*arguments, **named)
+
+    monkeypatch.setattr(model._model, "model", SimpleNamespace(generate=count))
+    prompt = model._prompt(tokenizer, settings)
+    assert len(model._generate(outputs, prompt, settings, 0.5)) == len(outputs)
+    assert sum(counts) == settings.best_of == 5
+    assert max(counts) < 5
 
 
 def test_temperature_and_beam(model: Whisper, clips: list[Clip]) -> None:

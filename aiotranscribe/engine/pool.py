@@ -63,6 +63,8 @@ class Slot(asyncio.Protocol):
         self.model: str | None = model
         #: Whether the worker has loaded its model, though it may have given it back.
         self.is_ready = False
+        #: How many workers, one after the other, ended before they had loaded their model.
+        self.failed_starts = 0
         #: The work at hand.
         self.work: Work | None = None
         self._first_model = model
@@ -118,9 +120,13 @@ class Slot(asyncio.Protocol):
         wait_s = 0.0
         while not self._closing.is_set():
             born = time.monotonic()
-            await self._start()
-            await self._lost.wait()
-            reason = await self._bury()
+            try:
+                await self._start()
+            except (OSError, RuntimeError) as refusal:  # of a process, memory, a file or a thread
+                reason = f"could not be started: {refusal}"
+            else:
+                await self._lost.wait()
+                reason = await self._bury()
             if self._closing.is_set():
                 return
             log.warning("worker %s %s; starting another", self.number, reason)
@@ -133,23 +139,30 @@ class Slot(asyncio.Protocol):
                 await asyncio.wait_for(self._closing.wait(), wait_s)
 
     async def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._received.clear()
-        self._transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: self, ours
-        )
-        self._executor = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=worker.start,
-            initargs=(theirs, *self._initargs),
-        )
         self.work_number += 1
         self.model = self._first_model
         self.work = Load(self._first_model)
-        # In a thread, because the first call starts the process.
-        await asyncio.to_thread(self._executor.submit, worker.perform, self.work_number, self.work)
-        theirs.close()
+        self._received.clear()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self, ours
+            )
+            try:
+                self._executor = ProcessPoolExecutor(
+                    max_workers=1,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=worker.start,
+                    initargs=(theirs, *self._initargs),
+                )
+                # In a thread, because the first call starts the process.
+                await asyncio.to_thread(
+                    self._executor.submit, worker.perform, self.work_number, self.work
+                )
+            except (OSError, RuntimeError):
+                self._transport.abort()
+                await self._lost.wait()  # or it would be taken for the end of the next worker
+                raise
 
     async def _bury(self) -> str:
         """Make sure that the process is gone; return how it went."""
@@ -201,6 +214,8 @@ class Slot(asyncio.Protocol):
             self._process = next((c for c in children if c.pid == message.pid), None)
         if isinstance(message, Ended):
             self.work = None
+            if isinstance(work, Load):
+                self.failed_starts = self.failed_starts + 1 if isinstance(message, Died) else 0
             if isinstance(work, Load | Transcribe) and isinstance(message, Done):
                 self.is_ready = True
         self._on_message(self, work, message)

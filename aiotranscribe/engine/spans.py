@@ -5,12 +5,15 @@ its loudness. Spans leave as soon as they are certain, so that transcription sta
 rest is still being decoded.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from aiotranscribe.job import EVERYTHING
 
 SAMPLE_RATE = 16_000
 #: Samples in a frame; Silero VAD's own step.
@@ -38,7 +41,7 @@ class Span(msgspec.Struct, frozen=True):
     #: Position among the recording's spans, from 0.
     index: int
     #: The stretches to transcribe, ``(first sample, end)`` in samples of 16 kHz, in order.
-    #: With ``vad_filter=False`` there is one, and it is the whole span.
+    #: With ``vad_filter=False`` there is one, and it is the whole span. None crosses a clip's edge.
     stretches: tuple[tuple[int, int], ...]
     #: How much of it is transcribed already, in frames of 10 ms, not counting gaps.
     seek: int = 0
@@ -96,15 +99,30 @@ class Cutter:
     Args:
         speech_only: Leave out gaps of two seconds and more (the option ``vad_filter``).
         ladder: Bounds of the first, second, ... span; the last entry holds for all others.
+        clips: Leave out all that is not in these, ``(start, end)`` in seconds, in order, without
+            overlap; their edges are moved to the nearest frame's, and every edge is a cut.
     """
 
-    def __init__(self, *, speech_only: bool, ladder: Sequence[Bounds] = LADDER) -> None:
+    def __init__(
+        self,
+        *,
+        speech_only: bool,
+        ladder: Sequence[Bounds] = LADDER,
+        clips: Sequence[tuple[float, float]] = EVERYTHING,
+    ) -> None:
         self._speech_only = speech_only
         self._ladder = ladder
+        # The clips that are not over, as frame numbers.
+        self._clips = deque(
+            (round(start * FRAMES_PER_SECOND), round(end * FRAMES_PER_SECOND))
+            for start, end in clips
+        )
         self._index = 0
         self._in_speech = False
-        # Frame number of the first buffered frame, and the frames since then.
-        self._base = 0
+        # How many frames have come.
+        self._seen = 0
+        # Frame number of the first buffered frame, and the frames since then, all of one clip.
+        self._base = self._clips[0][0]
         self._speech: Mask = np.zeros(0, bool)
         self._levels: Floats = np.zeros(0, np.float32)
 
@@ -115,17 +133,31 @@ class Cutter:
             probabilities: Of speech, float32, shape (n,), in [0, 1].
             levels: Loudness in any unit that grows with it, float32, shape (n,).
         """
-        self._speech = np.concatenate([self._speech, self._hysteresis(probabilities)])
-        self._levels = np.concatenate([self._levels, levels])
-        while span := self._next(is_end=False):
-            yield span
+        speech = self._hysteresis(probabilities)
+        before, self._seen = self._seen, self._seen + len(speech)
+        while self._clips:
+            first, end = self._clips[0]
+            part = slice(max(0, first - before), max(0, end - before))
+            self._speech = np.concatenate([self._speech, speech[part]])
+            self._levels = np.concatenate([self._levels, levels[part]])
+            yield from self._spans(is_end=False)
+            if end >= self._seen:  # or it may be the recording's end, which `finish` knows better
+                return
+            yield from self._spans(is_end=True)
+            self._clips.popleft()
+            if self._clips:
+                self._base = self._clips[0][0]
 
     def finish(self, samples: int) -> Iterator[Span]:
         """Yield what is left, when the recording has ended after ``samples`` samples."""
-        while span := self._next(is_end=True):
+        for span in self._spans(is_end=True):
             start, end = span.stretches[-1]
             last = (start, min(end, samples))
             yield msgspec.structs.replace(span, stretches=(*span.stretches[:-1], last))
+
+    def _spans(self, *, is_end: bool) -> Iterator[Span]:
+        while span := self._next(is_end=is_end):
+            yield span
 
     def _hysteresis(self, probabilities: Floats) -> Mask:
         """Decide frame by frame; between the two thresholds the last decision holds."""

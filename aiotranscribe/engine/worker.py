@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aiotranscribe.engine import messages
+from aiotranscribe.engine import memory, messages
 from aiotranscribe.engine.messages import Entered, Load, Message, Prepare, Transcribe, Unload, Work
 from aiotranscribe.engine.pcm import read_pcm, to_float
 from aiotranscribe.engine.spans import (
@@ -32,7 +32,7 @@ from aiotranscribe.engine.spans import (
 )
 from aiotranscribe.engine.whisper import Clip, Model, Settings
 from aiotranscribe.errors import AiotranscribeError, Problem, StorageUnavailable
-from aiotranscribe.job import Step
+from aiotranscribe.job import EVERYTHING, Options, Step
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class _Worker:
             case Unload():
                 self._model = self._model_name = None
                 gc.collect()
+                memory.give_back()
             case Prepare():
                 return messages.Prepared(self._prepare(work))
             case Transcribe():
@@ -122,6 +123,7 @@ class _Worker:
             self._model = self._model_name = None  # give the memory back first
             self._model = self._loader(name, self._settings)
             self._model_name = name
+            memory.give_back()  # it was read in another number format
         return self._model
 
     def _prepare(self, work: Prepare) -> float:
@@ -132,7 +134,10 @@ class _Worker:
         options = work.options
         is_parallel = options.parallel == "on"
         cutter = Cutter(
-            speech_only=options.vad_filter and is_parallel, ladder=LADDER if is_parallel else WHOLE
+            speech_only=options.vad_filter and is_parallel,
+            ladder=LADDER if is_parallel else WHOLE,
+            # Upstream wants the whole recording, and takes the clips out by itself.
+            clips=options.clips if is_parallel else EVERYTHING,
         )
         detector: audio.SpeechDetector | None = None
         total = 0
@@ -167,7 +172,7 @@ class _Worker:
             language = "en"
             if model.is_multilingual:
                 self.tell(Entered(Step.DETECTING_LANGUAGE))
-                language = model.detect_language(clips[0].samples)
+                language = model.detect_language(_beginning(clips[0], options))
             self.tell(messages.LanguageFound(language))
             options = msgspec.structs.replace(options, language=language)
         self.tell(Entered(Step.TRANSCRIBING))
@@ -192,6 +197,12 @@ def _sound(pcm: Path, span: Span) -> Floats:
     return np.concatenate([read_pcm(pcm, start, end) for start, end in span.stretches])
 
 
+def _beginning(clip: Clip, options: Options) -> Floats:
+    """Where to listen for the language: with ``parallel=off`` a span is the whole recording."""
+    first = round(options.clips[0][0] * SAMPLE_RATE) if options.parallel == "off" else 0
+    return clip.samples[first:] if first < len(clip.samples) else clip.samples
+
+
 # Set once by `start`: the executor gives its calls no other place to keep state in a process.
 _worker: _Worker | None = None
 
@@ -202,6 +213,7 @@ def start(pipe: socket.socket, settings: Settings, loader: Loader) -> None:
     # Ctrl-C and service managers signal the whole group; it is the server that ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    memory.use_one_heap()
     with contextlib.suppress(OSError):
         os.nice(10)  # the server answers while every core decodes
     _worker = _Worker(pipe, settings, loader)

@@ -11,6 +11,9 @@ from aiotranscribe.errors import AiotranscribeError
 
 log = logging.getLogger(__name__)
 
+# nginx has this number for it, which no one receives.
+_PEER_GONE = 499
+
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -27,6 +30,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if allow := error.headers.get("Allow"):
             answer.headers["Allow"] = allow
         return answer
+    except ConnectionError:  # the peer has gone, wherever that was noticed: nobody hears an answer
+        return web.Response(status=_PEER_GONE)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return problem(500, "internal_error", "something went wrong here; the log says what")

@@ -1,0 +1,1 @@
+"""Faults at random moments, and what must hold in spite of them."""
