@@ -14,6 +14,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from aiotranscribe.engine.spans import SAMPLE_RATE
 from aiotranscribe.errors import StorageUnavailable
 
@@ -90,6 +92,19 @@ class Spool:
         self._arrivals = folder / "arriving"
         shutil.rmtree(self._arrivals, ignore_errors=True)
         self._arrivals.mkdir(parents=True)
+        self._forget_sound_before(_boot())
+
+    def _forget_sound_before(self, boot: str) -> None:
+        """Remove decoded audio that a power cut may have damaged: all of before this boot.
+
+        To synchronise it with the disk would cost every job more than to decode a few again.
+        """
+        path = self._folder / "boot"
+        if path.exists() and path.read_text() == boot:
+            return
+        for pcm in self._folder.glob("*/pcm"):
+            pcm.unlink()
+        path.write_text(boot)
 
     def arrival(self) -> Arrival:
         """Return a place for a recording that is on its way."""
@@ -132,7 +147,7 @@ class Spool:
             keeps_recordings: Whether those of jobs that have ended are kept.
         """
         for path in self._folder.iterdir():
-            if path == self._arrivals or path.name in at_work:
+            if path == self._arrivals or not path.is_dir() or path.name in at_work:
                 continue
             if path.name in known:
                 self.remove_sound(path.name, keeps_recording=keeps_recordings)
@@ -146,6 +161,14 @@ class Spool:
     def pcm(self, job_id: str) -> Path:
         """Where a job's decoded audio is, or will be."""
         return self._folder / job_id / "pcm"
+
+
+def _boot() -> str:
+    """What tells this run of the machine from every other."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:  # not Linux
+        return str(psutil.boot_time())
 
 
 def _fsync_folder(folder: Path) -> None:

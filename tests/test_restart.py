@@ -43,7 +43,7 @@ async def ended(transcriber: Transcriber, job_id: str) -> Frame:
 def spooled(folder: Path) -> set[str]:
     """Return the files of all jobs."""
     spool = folder / "spool"
-    return {str(path.relative_to(spool)) for path in spool.rglob("*") if path.is_file()}
+    return {str(path.relative_to(spool)) for path in spool.rglob("*/*") if path.is_file()}
 
 
 # -- an orderly restart ------------------------------------------------------------------------
@@ -135,6 +135,26 @@ async def test_a_running_job_goes_on_and_its_watcher_with_it(
     assert segments[-1].end == pytest.approx(100.0, abs=0.1)
     async with make(tmp_path) as transcriber:
         assert list((await transcriber.transcript(job_id)).segments) == segments
+
+
+@pytest.mark.parametrize("is_same_boot", [True, False])
+async def test_decoded_sound_is_trusted_until_the_machine_stops(
+    tmp_path: Path, make_wav: MakeWav, is_same_boot: bool
+) -> None:
+    """Otherwise a power cut puts noise into a transcript, or each restart decodes all again."""
+    script = Script(segments=4, delay=0.2)
+    async with make(tmp_path) as transcriber:
+        job = await transcriber.submit(make_wav(60.0), options=script.options(language="en"))
+        await until(lambda: transcriber._courses[job.id].job.is_prepared)
+        await until_frame(transcriber.watch(job.id), lambda frame: frame.segments)
+    pcm = tmp_path / "spool" / job.id / "pcm"
+    if not is_same_boot:
+        (tmp_path / "spool" / "boot").write_text("another")
+    async with make(tmp_path) as transcriber:
+        assert pcm.exists() == is_same_boot
+        frames = await to_end(transcriber.watch(job.id))
+        assert frames[-1].status is Status.COMPLETED
+        assert merge(frames)[-1].end == pytest.approx(60.0, abs=0.1)
 
 
 async def test_a_recording_that_is_gone_fails_its_job_only(

@@ -80,7 +80,7 @@ async def is_unknown(transcriber: Transcriber, job_id: str) -> None:
 
 def spooled(data_dir: Path) -> set[str]:
     """Return what is in the spool, jobs and recordings on their way alike."""
-    return files(data_dir / "spool")
+    return files(data_dir / "spool") - {"boot"}
 
 
 def files(folder: Path) -> set[str]:

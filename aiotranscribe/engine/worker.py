@@ -160,8 +160,6 @@ class _Worker:
                     self.tell(messages.SpanFound(span))
             for span in cutter.finish(total):
                 self.tell(messages.SpanFound(span))
-            with contextlib.suppress(OSError):  # on a disk that cannot, the size will tell
-                os.fsync(pcm.fileno())
         return total / SAMPLE_RATE
 
     def _transcribe(self, work: Transcribe) -> None:
