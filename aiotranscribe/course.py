@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -169,7 +170,13 @@ class Course:
         return [self._rest(span.index) for span in spans if span.index not in self._done]
 
     def measure(
-        self, now: float, paces: Paces, left_s: float | None, queue_position: int | None
+        self,
+        now: float,
+        paces: Paces,
+        left_s: float | None,
+        *,
+        queue_position: int | None = None,
+        downloaded: float | None = None,
     ) -> View:
         """Return what watchers see.
 
@@ -178,18 +185,17 @@ class Course:
             paces: What is known of the jobs before.
             left_s: Seconds to the job's end, as they are forecast.
             queue_position: How many jobs come first, if it waits.
+            downloaded: How much of its model is there, while it is being fetched.
         """
         reading = read(self.job, self.meter, paces, now, left_s)
         self.job = msgspec.structs.replace(
             self.job, percentage=reading.percentage, speed=reading.speed
         )
+        say = partial(message, self.job, downloaded=downloaded)
         head = frames.head(
-            self.job,
-            message(self.job),
-            eta_seconds=reading.eta_seconds,
-            queue_position=queue_position,
+            self.job, say(), eta_seconds=reading.eta_seconds, queue_position=queue_position
         )
-        return View(head, self.draft.segments, self.job.runs)
+        return View(head, self.draft.segments, self.job.runs, say)
 
     def take_change(self) -> Change | None:
         """Return what has to be written down before it is told, if anything has.

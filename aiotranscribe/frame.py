@@ -1,7 +1,7 @@
 """The frame: the one message that every watcher receives, on every transport. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -91,8 +91,10 @@ def make_cursor(run_id: str, count: int, *, is_last: bool = False) -> str:
     return f"{run_id}-{count}{_END if is_last else ''}"
 
 
+# The language of those who ask for none.
+DEFAULT = "en"
 # So many different frames of one view are kept for those who will ask for the same.
-_MOST_SHARED = 4
+_MOST_SHARED = 8
 _END = "-end"
 _CURSOR = re.compile(rf"([0-9a-f]{{1,16}})-(0|[1-9][0-9]{{0,8}})(?:{_END})?")
 
@@ -126,60 +128,77 @@ class View:
         segments: The job's segments; the list may grow meanwhile, its beginning never changes.
             ``None`` when they are only on the disk.
         runs: The job's runs.
+        say: Returns the message in another language; without it, there is only the head's.
     """
 
     def __init__(
-        self, head: Frame, segments: Sequence[Segment] | None, runs: Sequence[Run]
+        self,
+        head: Frame,
+        segments: Sequence[Segment] | None,
+        runs: Sequence[Run],
+        say: Callable[[str], str] | None = None,
     ) -> None:
         self.segments = segments
         self._runs = runs
+        self._say = say
         #: How many segments there were.
         self.count = head.offset
         self._head = head
-        # By offset. Most watchers have equally many segments, or none.
-        self._frames = {head.offset: head}
-        self._encoded: dict[int, bytes] = {}
+        # By offset and language. Most watchers have equally many segments, or none.
+        self._frames: dict[tuple[int, str], Frame] = {}
+        self._encoded: dict[tuple[int, str], bytes] = {}
 
     @property
     def is_last(self) -> bool:
         """Whether nothing can come after this."""
         return self._head.status.is_terminal
 
-    def frame(self, offset: int) -> Frame:
+    def frame(self, offset: int, language: str = DEFAULT) -> Frame:
         """Return the frame of a watcher who has the first ``offset`` segments.
 
-        Watchers who have equally many get the same object.
+        Watchers who have equally many, and speak the same language, get the same object.
         """
-        if offset not in self._frames:
-            if len(self._frames) > _MOST_SHARED:
-                self._frames = {self.count: self._head}
+        key = offset, language
+        if key not in self._frames:
+            if len(self._frames) >= _MOST_SHARED:
+                self._frames.clear()
                 self._encoded.clear()
+            message = self._head.message
+            if self._say and language != DEFAULT:
+                message = self._say(language)
             segments = (self.segments or ())[offset : self.count]
-            self._frames[offset] = msgspec.structs.replace(
-                self._head, offset=offset, segments=segments
+            self._frames[key] = msgspec.structs.replace(
+                self._head, offset=offset, segments=segments, message=message
             )
-        return self._frames[offset]
+        return self._frames[key]
 
-    def summary(self) -> Frame:
+    def summary(self, language: str = DEFAULT) -> Frame:
         """Return the frame without any segments."""
-        return self._head
+        return self.frame(self.count, language)
 
     def encode(self, frame: Frame) -> bytes:
         """Return a frame of this view as JSON, encoded once for all who share it."""
-        if self._frames.get(frame.offset) is not frame:
-            return encode(frame)
-        if frame.offset not in self._encoded:
-            self._encoded[frame.offset] = encode(frame)
-        return self._encoded[frame.offset]
+        for key, kept in self._frames.items():
+            if kept is frame:
+                if key not in self._encoded:
+                    self._encoded[key] = encode(frame)
+                return self._encoded[key]
+        return encode(frame)
 
-    def renewed(self, **changes: object) -> "View":
-        """Return the same view with the present time and other ``changes``: a sign of life."""
-        head = msgspec.structs.replace(self._head, time=now(), **changes)
-        return View(head, self.segments, self._runs)
+    def renewed(self, say: Callable[[str], str] | None = None) -> "View":
+        """Return the same view with the present time: a sign of life.
+
+        Args:
+            say: Another message, for a job that does not go on; nobody knows how long.
+        """
+        head = msgspec.structs.replace(self._head, time=now())
+        if say:
+            head = msgspec.structs.replace(head, message=say(DEFAULT), eta_seconds=None)
+        return View(head, self.segments, self._runs, say or self._say)
 
     def holding(self, segments: Sequence[Segment] | None) -> "View":
         """Return the same view with its segments read from the disk, or left there."""
-        return View(self._head, segments, self._runs)
+        return View(self._head, segments, self._runs, self._say)
 
     def resume(self, cursor: str | None) -> int | None:
         """Return how many segments the owner of ``cursor`` has; see :func:`resume`."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from aiotranscribe.errors import JobNotFound
-from aiotranscribe.frame import Frame, View
+from aiotranscribe.frame import DEFAULT, Frame, View
 from aiotranscribe.transcript import Segment
 
 #: A watcher hears something at least this often; browsers cannot see pings.
@@ -96,7 +96,7 @@ class Topic:
             self._renewed = now
             self.view = self.view.renewed()
 
-    async def frame(self, offset: int) -> Frame:
+    async def frame(self, offset: int, language: str) -> Frame:
         """Return the frame of a watcher who has the first ``offset`` segments."""
         if self.view.segments is None and offset < self.view.count:
             async with self._loading:
@@ -105,7 +105,7 @@ class Topic:
                     if len(segments) < self.view.count:
                         raise JobNotFound(f"the job {self.job_id} has just been deleted")
                     self.view = self.view.holding(segments)
-        frame = self.view.frame(offset)
+        frame = self.view.frame(offset, language)
         self._keep(self)
         return frame
 
@@ -117,10 +117,11 @@ class Topic:
 class Subscription(_Watcher, AsyncIterator[Frame]):
     """One watcher's frames: the state at once, then every change, the terminal frame last."""
 
-    def __init__(self, topic: Topic, offset: int) -> None:
+    def __init__(self, topic: Topic, offset: int, language: str) -> None:
         super().__init__(topic.watchers)
         self._topic = topic
         self._offset = offset
+        self._language = language
         self._seen = -1
 
     @property
@@ -140,7 +141,7 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         if not await self._wait(lambda: self._seen != self._topic.version):
             self._topic.renew()
         try:
-            frame = await self._topic.frame(self._offset)
+            frame = await self._topic.frame(self._offset, self._language)
         except JobNotFound:
             self.close()
             raise StopAsyncIteration from None
@@ -210,34 +211,44 @@ class Hub:
         """Return the latest view of a job, or raise :class:`JobNotFound`."""
         return self._topic(job_id).view
 
-    async def frame(self, job_id: str, since: str | None = None, *, wait_s: float = 0.0) -> Frame:
+    async def frame(
+        self,
+        job_id: str,
+        since: str | None = None,
+        *,
+        wait_s: float = 0.0,
+        language: str = DEFAULT,
+    ) -> Frame:
         """Return the frame of somebody who has what the cursor ``since`` says.
 
         Args:
             job_id: Which job.
             since: The cursor; ``None`` for all of the text.
             wait_s: If nothing is missing, wait so long for the next change.
+            language: Of the message.
 
         Raises:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
         if wait_s and topic.view.resume(since) == topic.view.count and not topic.view.is_last:
-            watcher = self._admit(Subscription(topic, topic.view.count))
+            watcher = self._admit(Subscription(topic, topic.view.count, language))
             with watcher, contextlib.suppress(TimeoutError, StopAsyncIteration):
                 async with asyncio.timeout(wait_s):
                     await watcher.changed(topic.version)
             topic = self._topic(job_id)
-        return await topic.frame(topic.view.resume(since) or 0)
+        return await topic.frame(topic.view.resume(since) or 0, language)
 
-    def subscribe(self, job_id: str, since: str | None = None) -> Subscription:
+    def subscribe(
+        self, job_id: str, since: str | None = None, language: str = DEFAULT
+    ) -> Subscription:
         """Watch a job from the cursor ``since`` on, or from its beginning.
 
         Raises:
             JobNotFound: there is no such job.
         """
         topic = self._topic(job_id)
-        return self._admit(Subscription(topic, topic.view.resume(since) or 0))
+        return self._admit(Subscription(topic, topic.view.resume(since) or 0, language))
 
     def board(self) -> Board:
         """Watch all jobs."""

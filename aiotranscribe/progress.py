@@ -220,7 +220,13 @@ class Demand:
 
 
 def demand(
-    job: Job, meter: Meter, paces: Paces, now: float, *, is_cold: bool = False
+    job: Job,
+    meter: Meter,
+    paces: Paces,
+    now: float,
+    *,
+    is_cold: bool = False,
+    download_s: float = 0.0,
 ) -> Demand | None:
     """Return what is left to do for a job; ``None`` while its length is unknown.
 
@@ -230,6 +236,7 @@ def demand(
         paces: What is known of the jobs before.
         now: The time, on the meter's clock.
         is_cold: Whether no worker has the job's model.
+        download_s: How many seconds its download still takes.
     """
     if job.duration is None:
         return None
@@ -243,10 +250,10 @@ def demand(
     unheard = 0.0 if job.is_prepared else max(0.0, job.duration - heard)
     speech = known + unheard * min(1.0, share)
     left = max(0.0, speech - transcribed)
-    load_s = 0.0
+    load_s = download_s
     if is_cold or meter.loading_since is not None:
-        load_s = meter.pace(loading(job.options.model), paces).time(1.0)
-        load_s = max(0.0, load_s - (now - (meter.loading_since or now)))
+        load_s += meter.pace(loading(job.options.model), paces).time(1.0)
+        load_s = max(download_s, load_s - (now - (meter.loading_since or now)))
     return Demand(
         work_s=load_s + decoding.time(to_decode) + pace.time(left),
         alone_s=load_s + decoding.time(min(to_decode, _ALONE_S)) + pace.time(min(left, _ALONE_S)),

@@ -1,28 +1,82 @@
-"""What people read: one sentence for each state of a job. Pure."""
+"""What people read: one sentence for each state of a job, in every language. Pure."""
 
 from aiotranscribe.exports import clock
 from aiotranscribe.job import Job, Status, Step
 
-_WAITING = {
-    Step.QUEUED: "Waiting for a free worker",
-    Step.LOADING_MODEL: "Loading the model",
-    Step.DECODING: "Reading the recording",
-    Step.DETECTING_SPEECH: "Listening for speech",
-    Step.DETECTING_LANGUAGE: "Recognising the language",
-    Step.FINISHING: "Finishing",
+#: The languages, by their codes; the first one is for those who ask for none.
+LANGUAGES = ("en", "pt")
+
+_SENTENCES = {
+    "en": {
+        Step.QUEUED: "Waiting for a free worker",
+        Step.LOADING_MODEL: "Loading the model",
+        Step.DECODING: "Reading the recording",
+        Step.DETECTING_SPEECH: "Listening for speech",
+        Step.DETECTING_LANGUAGE: "Recognising the language",
+        Step.TRANSCRIBING: "Transcribed {position}",
+        Step.FINISHING: "Finishing",
+        Status.COMPLETED: "Transcribed {duration}",
+        Status.CANCELLED: "Cancelled",
+        Status.FAILED: "Failed: {why}",
+        "transcribing of": "Transcribed {position} of {duration}",
+        "downloading": "Downloading the model: {share} %",
+        "waiting": "Waiting: {why}",
+    },
+    "pt": {
+        Step.QUEUED: "À espera de um processo livre",
+        Step.LOADING_MODEL: "A carregar o modelo",
+        Step.DECODING: "A ler a gravação",
+        Step.DETECTING_SPEECH: "À procura de fala",
+        Step.DETECTING_LANGUAGE: "A reconhecer a língua",
+        Step.TRANSCRIBING: "Transcrito até {position}",
+        Step.FINISHING: "A terminar",
+        Status.COMPLETED: "Transcrito: {duration}",
+        Status.CANCELLED: "Cancelado",
+        Status.FAILED: "Falhou: {why}",
+        "transcribing of": "Transcrito até {position} de {duration}",
+        "downloading": "A descarregar o modelo: {share} %",
+        "waiting": "Em espera: {why}",
+    },
 }
 
 
-def message(job: Job) -> str:
-    """Return how the job stands, in a sentence for people."""
-    match job.status:
-        case Status.COMPLETED:
-            return f"Transcribed {clock(job.duration or 0.0)}"
-        case Status.CANCELLED:
-            return "Cancelled"
-        case Status.FAILED:
-            return f"Failed: {job.error.message}" if job.error else "Failed"
-    if job.step is Step.TRANSCRIBING:
-        whole = f" of {clock(job.duration)}" if job.duration else ""
-        return f"Transcribed {clock(job.position)}{whole}"
-    return _WAITING[job.step]
+def message(
+    job: Job, language: str = "en", *, downloaded: float | None = None, waits_for: str | None = None
+) -> str:
+    """Return how the job stands, in a sentence for people.
+
+    Args:
+        job: The job.
+        language: One of :data:`LANGUAGES`.
+        downloaded: How much of the model is there, 0 to 1, while it is being fetched.
+        waits_for: What keeps the job from going on, if anything does.
+    """
+    key: str = job.status if job.status.is_terminal else job.step
+    if waits_for is not None and not job.status.is_terminal:
+        key = "waiting"
+    elif job.current_step == Step.LOADING_MODEL and downloaded is not None:
+        key = "downloading"
+    elif job.current_step == Step.TRANSCRIBING and job.duration:
+        key = "transcribing of"
+    return _SENTENCES[language][key].format(
+        position=clock(job.position),
+        duration=clock(job.duration or 0.0),
+        share=int(100 * (downloaded or 0.0)),
+        why=waits_for or (job.error.message if job.error else ""),
+    )
+
+
+def negotiate(accepted: str) -> str:
+    """Return the language for an ``Accept-Language`` header (RFC 9110, section 12.5.4)."""
+    wishes = []
+    for wish in accepted.split(","):
+        tag, _, quality = wish.partition(";")
+        code = tag.strip().lower().partition("-")[0]
+        try:
+            weight = float(quality.partition("=")[2] or 1)
+        except ValueError:
+            continue
+        if code in LANGUAGES and weight > 0:
+            wishes.append((weight, code))
+    # The first of those that are wished for most.
+    return max(wishes, key=lambda wish: wish[0])[1] if wishes else LANGUAGES[0]

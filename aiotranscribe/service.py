@@ -43,7 +43,7 @@ from aiotranscribe.errors import (
     StorageUnavailable,
     UnusableStore,
 )
-from aiotranscribe.frame import Frame, View
+from aiotranscribe.frame import DEFAULT, Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
 from aiotranscribe.sentences import message
@@ -103,6 +103,8 @@ class Transcriber:
         self._learnt: dict[str, progress.Pace] = {}
         #: In how many seconds each job is done, as it was forecast at a time.
         self._forecast: tuple[float, dict[str, float]] = 0.0, {}
+        #: How much of a model is downloaded, and when that began.
+        self._downloads: dict[str, tuple[float, float]] = {}
         #: When each job was told of last.
         self._told_at: dict[str, float] = {}
         self._scheduler: Scheduler[Prepare | Transcribe] = Scheduler()
@@ -177,8 +179,9 @@ class Transcriber:
         for job in await self._store.jobs():
             self._jobs[job.id] = job
             if job.status.is_terminal:
-                told = frames.head(job, message(job))
-                self._hub.publish(job.id, View(told, None, job.runs))
+                say = partial(message, job)
+                told = frames.head(job, say())
+                self._hub.publish(job.id, View(told, None, job.runs, say))
             else:
                 await self._go_on(job)
         self._dispatch()
@@ -297,24 +300,34 @@ class Transcriber:
         """Return all jobs, newest first."""
         return list(reversed(self._jobs.values()))
 
-    async def frame(self, job_id: str, since: str | None = None, *, wait_s: float = 0) -> Frame:
+    async def frame(
+        self,
+        job_id: str,
+        since: str | None = None,
+        *,
+        wait_s: float = 0,
+        language: str = DEFAULT,
+    ) -> Frame:
         """Return the job's frame for someone who has what the cursor ``since`` says.
 
         Args:
             job_id: Which job.
             since: The cursor of the last frame; ``None`` for all of the text.
             wait_s: If no text is missing, wait so long for the next change.
+            language: Of the message; one of ``sentences.LANGUAGES``.
 
         Raises:
             JobNotFound: there is no such job.
         """
-        return await self._hub.frame(job_id, since, wait_s=wait_s)
+        return await self._hub.frame(job_id, since, wait_s=wait_s, language=language)
 
-    def summary(self, job_id: str) -> Frame:
+    def summary(self, job_id: str, language: str = DEFAULT) -> Frame:
         """Return the job's frame without its segments, or raise :class:`JobNotFound`."""
-        return self._hub.view(job_id).summary()
+        return self._hub.view(job_id).summary(language)
 
-    def watch(self, job_id: str, since: str | None = None) -> Subscription:
+    def watch(
+        self, job_id: str, since: str | None = None, *, language: str = DEFAULT
+    ) -> Subscription:
         """Iterate over the job's frames: its state at once, then every change, the end last.
 
         A watcher that is slow gets fewer, larger frames. Close the subscription when you leave
@@ -323,7 +336,7 @@ class Transcriber:
         Raises:
             JobNotFound: there is no such job.
         """
-        return self._hub.subscribe(job_id, since)
+        return self._hub.subscribe(job_id, since, language)
 
     def board(self) -> Board:
         """Iterate over the frames of all jobs, without their segments: now, then every change.
@@ -598,9 +611,13 @@ class Transcriber:
         for job_id in [job_id for job_id in self._changed if self._is_due(job_id, now)]:
             del self._changed[job_id]
             if course := self._courses.get(job_id):
-                position = self._positions.get(job_id)
+                share, _ = self._downloads.get(course.job.options.model or "", (None, 0.0))
                 self._views[job_id] = course.measure(
-                    now, self._paces, forecast.get(job_id), position
+                    now,
+                    self._paces,
+                    forecast.get(job_id),
+                    queue_position=self._positions.get(job_id),
+                    downloaded=share,
                 )
                 self._told_at[job_id] = now
                 if course.job.status is Status.COMPLETED:
@@ -647,8 +664,17 @@ class Transcriber:
         warm = {slot.model for slot in self._slots if slot.is_ready}
         demands = {}
         for job_id, course in self._courses.items():
-            is_cold = course.job.options.model not in warm
-            found = progress.demand(course.job, course.meter, self._paces, now, is_cold=is_cold)
+            model = course.job.options.model or ""
+            share, began = self._downloads.get(model, (1.0, now))
+            download_s = (now - began) * (1 - share) / max(share, 0.01)
+            found = progress.demand(
+                course.job,
+                course.meter,
+                self._paces,
+                now,
+                is_cold=model not in warm,
+                download_s=download_s,
+            )
             if found and not course.job.status.is_terminal:
                 demands[job_id] = found
         self._forecast = now, progress.forecast(demands, max(1, len(self._slots)))
@@ -669,9 +695,8 @@ class Transcriber:
         log.error("%s; trying again until it can", error)
         for job_id in self._courses:
             with contextlib.suppress(JobNotFound):
-                view = self._hub.view(job_id)
-                waiting = view.renewed(message=f"Waiting: {error}", eta_seconds=None)
-                self._hub.publish(job_id, waiting)
+                say = partial(message, self._jobs[job_id], waits_for=str(error))
+                self._hub.publish(job_id, self._hub.view(job_id).renewed(say))
 
     def _publish(self) -> None:
         for job_id, view in self._views.items():

@@ -117,7 +117,7 @@ def test_a_crash_at_any_moment_costs_nothing_that_was_told(
         now += 1.0
         hear(course, waiting.pop(0), now)
         left_s = data.draw(st.none() | st.floats(0, 100))
-        frame = course.measure(now, {}, left_s, None).summary()
+        frame = course.measure(now, {}, left_s).summary()
         disk.write(course.take_change())
         assert frame.progress_percentage >= shown
         shown, told = frame.progress_percentage, frame.offset
@@ -136,7 +136,7 @@ def test_what_is_on_the_disk_is_the_whole_job(story: list[Message]) -> None:
         hear(course, message)
         disk.write(course.take_change())
     course.job = course.job.end(Status.COMPLETED, 9.0)
-    course.measure(9.0, {}, 0.0, None)
+    course.measure(9.0, {}, 0.0)
     disk.write(course.take_change())
     assert disk.job
     again = Course(disk.job, disk.findings)
@@ -154,7 +154,7 @@ def test_progress_is_written_in_whole_steps_only() -> None:
     for tenth in range(1, 1000):
         hear(course, Entered(Step.DECODING))
         hear(course, Decoded(tenth / 10, 100.0))
-        course.measure(tenth / 100, {}, 90.0, None)
+        course.measure(tenth / 100, {}, 90.0)
         written += course.take_change() is not None
     assert 5 < written < 20
 

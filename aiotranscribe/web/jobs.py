@@ -10,6 +10,7 @@ from aiotranscribe.errors import InvalidOption
 from aiotranscribe.exports import FORMATS, check_format, export
 from aiotranscribe.frame import Frame
 from aiotranscribe.job import Job, Status
+from aiotranscribe.sentences import LANGUAGES, negotiate
 from aiotranscribe.service import Transcriber
 from aiotranscribe.web import uploads
 
@@ -41,7 +42,9 @@ async def submit(request: web.Request) -> web.Response:
     async with transcriber.arrival() as arrival:
         upload = await uploads.receive(request, arrival, transcriber.check)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
-    response = _json(frames.encode(await transcriber.frame(job.id)), status=202)
+    response = _json(
+        frames.encode(await transcriber.frame(job.id, language=language_of(request))), status=202
+    )
     response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
     return response
 
@@ -56,7 +59,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     if status := query.get("status"):
         jobs = [job for job in jobs if job.status is _status(status)]
     limit = _number("limit", query.get("limit", "100"), 1, _MOST_LISTED)
-    entries = [_entry(transcriber, job) for job in jobs[:limit]]
+    entries = [_entry(transcriber, job, language_of(request)) for job in jobs[:limit]]
     return _json(msgspec.json.encode(Listing(entries)))
 
 
@@ -64,7 +67,9 @@ async def show(request: web.Request) -> web.Response:
     """``GET /v1/jobs/{job_id}?since=&wait=``: what a watcher receives, at once or with the news."""
     wait_s = _number("wait", request.query.get("wait", "0"), 0, _LONGEST_WAIT_S)
     since = request.query.get("since")
-    frame = await request.app[TRANSCRIBER].frame(_job_id(request), since, wait_s=wait_s)
+    frame = await request.app[TRANSCRIBER].frame(
+        _job_id(request), since, wait_s=wait_s, language=language_of(request)
+    )
     return _json(frames.encode(frame))
 
 
@@ -72,7 +77,7 @@ async def cancel(request: web.Request) -> web.Response:
     """``POST /v1/jobs/{job_id}/cancel``: stop it, keeping the text so far."""
     transcriber = request.app[TRANSCRIBER]
     job = await transcriber.cancel(_job_id(request))
-    return _json(frames.encode(await transcriber.frame(job.id)))
+    return _json(frames.encode(await transcriber.frame(job.id, language=language_of(request))))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -90,8 +95,18 @@ async def transcript(request: web.Request) -> web.Response:
     return web.Response(text=export(text, name), content_type=media_type, charset="utf-8")
 
 
-def _entry(transcriber: Transcriber, job: Job) -> Entry:
-    summary = msgspec.structs.asdict(transcriber.summary(job.id))
+def language_of(request: web.Request) -> str:
+    """Return the language of messages: what the query says, or else the browser."""
+    language = request.query.get("lang")
+    if language is None:
+        return negotiate(request.headers.get("Accept-Language", ""))
+    if language not in LANGUAGES:
+        raise InvalidOption(f"lang: there is no {language!r}, only {', '.join(LANGUAGES)}")
+    return language
+
+
+def _entry(transcriber: Transcriber, job: Job, language: str) -> Entry:
+    summary = msgspec.structs.asdict(transcriber.summary(job.id, language))
     return Entry(**summary, name=job.name, created=job.created)
 
 

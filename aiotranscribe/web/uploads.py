@@ -18,7 +18,7 @@ _LONGEST_FIELD_BYTES = 8 << 10
 _MALFORMED = (ValueError, AssertionError, LookupError, HttpProcessingError)
 
 #: The form field, and the query's name, that are not options.
-FILE, FILENAME = "file", "filename"
+FILE, FILENAME, LANGUAGE = "file", "filename", "lang"
 
 
 @dataclass(slots=True)
@@ -55,6 +55,7 @@ async def receive(
     for name, value in request.query.items():
         _add(upload, name, value)
     upload.name = upload.fields.pop(FILENAME, None)
+    upload.fields.pop(LANGUAGE, None)
     check(upload.options())
     if request.content_type == "application/json":
         raise UnsupportedBody("send the recording itself, or a multipart form with a file field")

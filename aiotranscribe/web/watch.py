@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiotranscribe import frame as frames
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest, Problem
 from aiotranscribe.hub import Board, Subscription
-from aiotranscribe.web.jobs import TRANSCRIBER
+from aiotranscribe.web.jobs import TRANSCRIBER, language_of
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     An unknown job is refused with 404 before the upgrade.
     """
     job_id, since = request.match_info["job_id"], request.query.get("since")
-    with request.app[TRANSCRIBER].watch(job_id, since) as subscription:
+    language = language_of(request)
+    with request.app[TRANSCRIBER].watch(job_id, since, language=language) as subscription:
         socket = await _open(request)
         listener = asyncio.create_task(_listen(socket, subscription), name=f"listen-{job_id}")
         code = WSCloseCode.GOING_AWAY
@@ -82,6 +83,7 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
 
 async def watch_many(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
+    language_of(request)  # a wrong one is refused before the upgrade
     socket = await _open(request)
     listener = asyncio.create_task(_Many(request, socket).listen(), name="listen-many")
     request.app[LISTENING].add(listener)
@@ -106,7 +108,7 @@ async def events(request: web.Request) -> web.StreamResponse:
         return web.Response(status=204)
     response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
-    with transcriber.watch(job_id, since) as subscription:
+    with transcriber.watch(job_id, since, language=language_of(request)) as subscription:
         await response.prepare(request)
         try:
             await response.write(f"retry: {_RETRY_MS}\n\n".encode())
@@ -132,6 +134,7 @@ class _Many:
         self._request = request
         self._socket = socket
         self._transcriber = request.app[TRANSCRIBER]
+        self._language = language_of(request)
         #: What is being followed, by job, and who sends it.
         self._watchers: dict[str, Subscription | Board] = {}
         self._senders: set[asyncio.Task[None]] = set()
@@ -171,7 +174,11 @@ class _Many:
                 "job's state"
             )
         is_all = job_id == ALL
-        watcher = self._transcriber.board() if is_all else self._transcriber.watch(job_id, since)
+        watcher = (
+            self._transcriber.board()
+            if is_all
+            else self._transcriber.watch(job_id, since, language=self._language)
+        )
         self._watchers[job_id] = watcher
         sender = asyncio.create_task(self._follow(job_id, watcher))
         self._senders.add(sender)
@@ -196,7 +203,7 @@ class _Many:
     async def _follow_all(self, board: Board) -> None:
         async for job_id, view in board:
             if view:
-                await self._send(view.encode(view.summary()))
+                await self._send(view.encode(view.summary(self._language)))
             elif job_id:
                 await self._say(Refusal(job_id, Problem("job_not_found", "it has been deleted")))
             else:
