@@ -90,7 +90,7 @@ _ETA_AFTER_S = 0.5
 # been found in so many seconds.
 _SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 20.0
 # A stretch that one worker does alone, whatever the others do: the last span.
-_ALONE_S = 20.0
+_ALONE_S = 12.0
 # A window at work is never taken to be further than this share of itself.
 _MOST_OF_WINDOW = 0.9
 # What is told follows the estimate with this delay, as a share of the job's whole time.
@@ -131,6 +131,8 @@ class Meter:
     at_work: dict[int, _Piece] = field(default_factory=dict)
     #: What was told last: seconds to the end, and when that was.
     told: tuple[float, float] | None = None
+    #: The job's whole time, as it was estimated last, in seconds.
+    total_s: float = 0.0
     #: When the transcribing began, and when a model began to be loaded for it.
     spoke: float | None = None
     loading_since: float | None = None
@@ -314,6 +316,7 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
         follow = 1 - math.exp((at - now) / slowness) if slowness > 0 else 1.0
         left_s = before_s + (left_s - before_s) * follow
     meter.told = left_s, now
+    meter.total_s = elapsed + left_s
     percentage = job.percentage
     if job.status is Status.RUNNING and elapsed + left_s > 0:
         passed = elapsed / (elapsed + left_s)

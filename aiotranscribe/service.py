@@ -66,8 +66,10 @@ _TOGETHER = 3
 _MOST_STARTS = 5
 # A disk that is full is tried again after so long; who waits for an answer gets one after this.
 _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
-# How often to tell that time passes; and of mere progress, at most.
-_TICK_S, _PAUSE_S = 0.5, 0.1
+# A job has so many frames of mere progress, if it has time for them, at least and at most so often.
+_STEPS, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 30, 0.03, 0.5
+# How long a forecast is good for.
+_FORECAST_S = 0.1
 # How often to look for jobs that have been kept long enough.
 _SWEEP_S = 60.0
 
@@ -107,6 +109,8 @@ class Transcriber:
         self._downloads: dict[str, tuple[float, float]] = {}
         #: When each job was told of last.
         self._told_at: dict[str, float] = {}
+        #: Whether there are jobs at work.
+        self._is_busy = asyncio.Event()
         self._scheduler: Scheduler[Prepare | Transcribe] = Scheduler()
         self._slots: list[Slot] = []
         #: Jobs that wait, and how many wait before each.
@@ -454,6 +458,7 @@ class Transcriber:
         """Begin with a job that has just been accepted."""
         course = self._courses[job.id] = Course(job, now=time.monotonic())
         self._changed[job.id] = None
+        self._is_busy.set()
         self._begin(course, has_sound=False)
         return job
 
@@ -646,7 +651,7 @@ class Transcriber:
     def _is_due(self, job_id: str, now: float) -> bool:
         """Whether to tell of a job now: always of what matters, of mere progress not too often."""
         course, told_at = self._courses.get(job_id), self._told_at.get(job_id)
-        if course is None or told_at is None or now - told_at >= _PAUSE_S:
+        if course is None or told_at is None or now - told_at >= _pause(course):
             return True
         job, told = course.job, self._hub.view(job_id).summary()
         return (job.status, job.current_step, job.count, job.language) != (
@@ -659,7 +664,7 @@ class Transcriber:
     def _forecasts(self, now: float) -> dict[str, float]:
         """In how many seconds each job at work is done."""
         at, seconds = self._forecast
-        if now - at < _PAUSE_S and seconds.keys() == self._courses.keys():
+        if now - at < _FORECAST_S and seconds.keys() == self._courses.keys():
             return {job_id: max(0.0, left - (now - at)) for job_id, left in seconds.items()}
         warm = {slot.model for slot in self._slots if slot.is_ready}
         demands = {}
@@ -683,9 +688,11 @@ class Transcriber:
     async def _tick(self) -> None:
         """Let those who watch a job see that time passes."""
         while True:
-            await asyncio.sleep(_TICK_S)
-            if self._courses:
-                self._inbox.put_nowait(self._touch)
+            if not self._courses:
+                self._is_busy.clear()
+                await self._is_busy.wait()
+            await asyncio.sleep(min(map(_pause, self._courses.values()), default=0.0))
+            self._inbox.put_nowait(self._touch)
 
     def _excuse(self, error: AiotranscribeError) -> None:
         """Tell those who watch a job at work what it waits for."""
@@ -751,6 +758,11 @@ class Transcriber:
         findings = await self._store.findings(job_id)
         course = await asyncio.to_thread(Course, self.get(job_id), findings)
         return course.draft.segments
+
+
+def _pause(course: Course) -> float:
+    """How long nothing has to be told of a job that only goes on."""
+    return min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, course.meter.total_s / _STEPS))
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:
