@@ -498,6 +498,11 @@ class Transcriber:
         if idle_s and isinstance(message, Ended) and not isinstance(work, Unload):
             event = partial(self._rest, slot, slot.work_number)
             asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
+        if isinstance(message, messages.Downloaded):
+            _, began = self._downloads.get(slot.model or "", (0.0, time.monotonic()))
+            self._downloads[slot.model or ""] = message.share, began
+        elif isinstance(message, Ended) or message == messages.Entered(Step.TRANSCRIBING):
+            self._downloads.pop(slot.model or "", None)
         if isinstance(work, Load | Unload | None):
             self._apply_load(slot, message)
         elif (course := self._courses.get(work.job_id)) and not course.job.status.is_terminal:

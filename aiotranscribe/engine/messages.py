@@ -56,6 +56,12 @@ class Entered(msgspec.Struct, frozen=True, tag=True):
     step: Step
 
 
+class Downloaded(msgspec.Struct, frozen=True, tag=True):
+    """So much of the model is here, 0 to 1."""
+
+    share: float
+
+
 class Decoded(msgspec.Struct, frozen=True, tag=True):
     """So many seconds are decoded, of so many (as far as the recording tells)."""
 
@@ -117,7 +123,7 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 Ended = Done | Prepared | Stopped | Failed | Died
-Message = Hello | Entered | Decoded | SpanFound | LanguageFound | Recognised | Ended
+Message = Hello | Entered | Downloaded | Decoded | SpanFound | LanguageFound | Recognised | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -4,8 +4,11 @@ Runs in the worker. Nothing here imports faster-whisper before it is needed.
 """
 
 import hashlib
+import io
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from aiotranscribe.errors import ModelNotAvailable
 
@@ -15,7 +18,13 @@ _EMBEDDED_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e93
 _GET_EMBEDDED = "pip install 'aiotranscribe[tiny]'"
 
 
-def locate(name: str) -> Path:
+# The first files of a model are no larger, and say nothing of the whole.
+_SMALL_BYTES = 8 << 20
+#: Is told how much of a model is downloaded, 0 to 1.
+Tell = Callable[[float], None]
+
+
+def locate(name: str, tell: Tell = lambda _: None) -> Path:
     """Return the folder of the model ``name``, fetching it from the hub when it must.
 
     A path with a folder behind it is used as it is. ``tiny.en`` comes from the extra
@@ -29,7 +38,7 @@ def locate(name: str) -> Path:
         return Path(name)
     if name == EMBEDDED and (folder := _embedded()):
         return folder
-    return _from_hub(name)
+    return _from_hub(name, tell)
 
 
 def _embedded() -> Path | None:
@@ -54,8 +63,8 @@ def _sha256(path: Path) -> str:
         return f"unknown: {error.strerror}"
 
 
-def _from_hub(name: str) -> Path:
-    from faster_whisper import download_model  # noqa: PLC0415 - slow, and only in workers
+def _from_hub(name: str, tell: Tell) -> Path:
+    from faster_whisper import download_model, utils  # noqa: PLC0415 - slow, and only in workers
 
     try:
         return Path(download_model(name, local_files_only=True))
@@ -63,6 +72,7 @@ def _from_hub(name: str) -> Path:
         raise ModelNotAvailable(f"there is no model {name!r}: {error}") from error
     except OSError:  # not in the cache
         pass
+    utils.disabled_tqdm = _counter(tell)  # what `download_model` hands to the hub's client
     try:
         return Path(download_model(name))
     except Exception as error:  # whatever the hub's client and the network can raise
@@ -78,3 +88,24 @@ def _from_hub(name: str) -> Path:
             f"the model {name!r} is not on this machine and could not be downloaded "
             f"({type(error).__name__}); {advice}"
         ) from error
+
+
+def _counter(tell: Tell) -> type:
+    """Return a progress bar for the hub's client that shows nothing, and tells of the bytes."""
+    from tqdm import tqdm  # noqa: PLC0415 - only in workers
+
+    class Counter(tqdm):  # type: ignore[misc]
+        """A bar for the files, and one or two for the bytes of all of them."""
+
+        def __init__(self, *args: Any, **more: Any) -> None:
+            self._has_bytes = more.get("unit") == "B"
+            more.pop("name", None)
+            super().__init__(*args, **(more | {"file": io.StringIO(), "disable": False}))
+
+        def update(self, n: float | None = 1) -> bool | None:
+            """Count."""
+            if self._has_bytes and (self.total or 0) > _SMALL_BYTES:
+                tell(min(1.0, (self.n + (n or 0)) / self.total))
+            return bool(super().update(n))
+
+    return Counter

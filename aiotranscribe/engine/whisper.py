@@ -12,7 +12,7 @@ it costs speed, and cost no words. ``parallel=off`` leaves the whole recording t
 import dataclasses
 import inspect
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,17 +104,24 @@ class _Window:
 class Whisper:
     """A faster-whisper model.
 
+    Args:
+        name: See :func:`aiotranscribe.engine.model.locate`.
+        settings: How to compute.
+        tell: Is told how much of the model is downloaded, 0 to 1.
+
     Raises:
         ModelNotAvailable: it cannot be had or cannot be loaded.
     """
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(
+        self, name: str, settings: Settings, tell: Callable[[float], None] = lambda _: None
+    ) -> None:
         from faster_whisper import WhisperModel  # noqa: PLC0415 - slow, and only in workers
         from tqdm import tqdm  # noqa: PLC0415
 
         # Its own lock is a semaphore between processes, which `os._exit` would leave behind.
         tqdm.set_lock(threading.RLock())
-        path = locate(name)
+        path = locate(name, tell)
         try:
             self._model = WhisperModel(
                 str(path),

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,15 @@ from aiotranscribe.job import EVERYTHING, Options, Step
 
 log = logging.getLogger(__name__)
 
-Loader = Callable[[str, Settings], Model]
+#: Loads a model, and tells how much of it is downloaded, 0 to 1, if it has to be.
+Loader = Callable[[str, Settings, Callable[[float], None]], Model]
 
 # Decoded audio is looked at in blocks of this many samples, about eight seconds: a whole
 # number of the VAD's frames, large enough to be cheap, small enough to hear "stop" soon.
 _BLOCK_SAMPLES = 256 * FRAME_SAMPLES
+
+# How often to tell of a download.
+_DOWNLOAD_PAUSE_S = 0.25
 
 #: Bytes of the length before each message, and of a number that says which work to stop.
 HEADER_BYTES = 4
@@ -61,6 +66,7 @@ class _Worker:
         self._model: Model | None = None
         self._model_name: str | None = None
         self._number = 0
+        self._download_told = 0.0
         self._stop_number = 0
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
@@ -121,10 +127,16 @@ class _Worker:
         if self._model is None or self._model_name != name:
             self.tell(Entered(Step.LOADING_MODEL))
             self._model = self._model_name = None  # give the memory back first
-            self._model = self._loader(name, self._settings)
+            self._model = self._loader(name, self._settings, self._tell_download)
             self._model_name = name
             memory.give_back()  # it was read in another number format
         return self._model
+
+    def _tell_download(self, share: float) -> None:
+        now = time.monotonic()
+        if now - self._download_told > _DOWNLOAD_PAUSE_S:
+            self._download_told = now
+            self.tell(messages.Downloaded(share))
 
     def _prepare(self, work: Prepare) -> float:
         """Decode to disk, hear where speech is, hand out spans. Returns the seconds decoded."""
