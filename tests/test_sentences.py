@@ -5,7 +5,7 @@ import pytest
 
 from aiotranscribe.errors import Problem
 from aiotranscribe.job import Job, Options, Status, Step
-from aiotranscribe.sentences import message
+from aiotranscribe.sentences import _SENTENCES, LANGUAGES, message, negotiate
 
 
 def make_job(**changes: object) -> Job:
@@ -40,3 +40,43 @@ def make_job(**changes: object) -> Job:
 def test_every_step_and_every_end_says_so_in_words(job: Job, words: str) -> None:
     """Otherwise people look at a number and wonder what is going on."""
     assert message(job) == words
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("job", [make_job().enter(step) for step in Step], ids=lambda job: job.step)
+def test_every_language_has_every_sentence(job: Job, language: str) -> None:
+    """Otherwise a job whose watcher speaks Portuguese ends in an error."""
+    assert _SENTENCES[language].keys() == _SENTENCES["en"].keys()
+    assert message(job, language)
+    for status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED):
+        ended = job.end(status, 0.0, Problem("undecodable", "{no} sound"))
+        assert "{" not in message(ended, language).replace("{no}", "")
+
+
+def test_what_a_job_waits_for_is_said() -> None:
+    """Otherwise people look at a step that does not go on, and do not know why."""
+    loading = make_job().enter(Step.LOADING_MODEL)
+    assert message(loading, downloaded=0.349) == "Downloading the model: 34 %"
+    assert message(loading, "pt", downloaded=1.0) == "A descarregar o modelo: 100 %"
+    assert message(make_job().enter(Step.DECODING), downloaded=0.5) == "Reading the recording"
+    assert message(loading, waits_for="the disk is full") == "Waiting: the disk is full"
+    assert message(make_job().end(Status.CANCELLED, 0.0), waits_for="the disk") == "Cancelled"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("", "en"),
+        ("pt", "pt"),
+        ("pt-BR,pt;q=0.9,en;q=0.8", "pt"),
+        ("en-US,en;q=0.9,pt;q=0.5", "en"),
+        ("de, fr;q=0.8, PT;q=0.2", "pt"),
+        ("en;q=0.1, pt;q=0.9", "pt"),
+        ("pt;q=0", "en"),
+        ("*", "en"),
+        ("pt;q=nonsense, ;;,=,", "en"),
+    ],
+)
+def test_the_language_is_the_one_that_is_wished_for_most(accepted: str, language: str) -> None:
+    """Otherwise a browser's wish is not heard, or breaks the answer."""
+    assert negotiate(accepted) == language

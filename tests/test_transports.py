@@ -491,3 +491,68 @@ async def test_a_socket_that_closes_leaves_no_watchers(
         assert boards
     await until(lambda: not watchers and not boards)
     await transcriber_of(web_client).delete(job_id)
+
+
+# -- languages ---------------------------------------------------------------------------------
+
+
+async def test_every_transport_speaks_the_language_that_is_asked_for(
+    web_client: WebClient, make_wav: MakeWav
+) -> None:
+    """Otherwise a Portuguese page shows English sentences in one place or another."""
+    job_id = (await finished(web_client, make_wav(2.0))).job_id
+    portuguese = "Transcrito: 0:02"
+    browser = {"Accept-Language": "pt-PT,pt;q=0.9,en;q=0.5"}
+    for asked in ({"params": {"lang": "pt"}}, {"headers": browser}):
+        told = [message async for message in _all_messages(web_client, job_id, asked)]
+        assert told == [portuguese] * 6
+    both = {"params": {"lang": "en"}, "headers": browser}
+    assert {message async for message in _all_messages(web_client, job_id, both)} == {
+        "Transcribed 0:02"
+    }
+
+
+async def _all_messages(
+    client: WebClient, job_id: str, asked: dict[str, Any]
+) -> AsyncIterator[str]:
+    """Yield what each transport says of a finished job."""
+    path = f"/v1/jobs/{job_id}"
+    async with client.get(path, **asked) as response:
+        yield (await response.json())["message"]
+    async with client.post(f"{path}/cancel", **asked) as response:
+        yield (await response.json())["message"]
+    async with client.get("/v1/jobs", **asked) as response:
+        yield next(
+            job["message"] for job in (await response.json())["jobs"] if job["job_id"] == job_id
+        )
+    async with client.get(f"{path}/events", **asked) as response:
+        _, frame = await anext(events(response))
+        yield frame.message
+    async with client.ws_connect(f"/ws/transcription/{job_id}", **asked) as socket:
+        yield (await anext(aiter(socket))).json()["message"]
+    async with client.ws_connect("/ws/transcription", **asked) as socket:
+        await socket.send_json({"subscribe": job_id})
+        yield (await anext(aiter(socket))).json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}", "/v1/jobs/{}/events", "/ws/transcription/{}"])
+async def test_a_language_that_is_not_there_is_refused(
+    web_client: WebClient, make_wav: MakeWav, path: str
+) -> None:
+    """Otherwise whoever mistypes it gets English, and wonders."""
+    job_id = (await finished(web_client, make_wav(2.0))).job_id
+    async with web_client.get(path.format(job_id), params={"lang": "xx"}) as response:
+        assert response.status == 422
+        assert "lang: there is no 'xx', only en, pt" in (await response.json())["detail"]
+
+
+async def test_a_submission_is_answered_in_its_language(
+    web_client: WebClient, make_wav: MakeWav
+) -> None:
+    """Otherwise the language of the message is taken for an option of the job."""
+    data = await asyncio.to_thread(make_wav(2.0).read_bytes)
+    query = Script().fields() | {"lang": "pt"}
+    async with web_client.post("/v1/jobs", params=query, data=data) as response:
+        assert response.status == 202, await response.text()
+        frame = frames.decode(await response.read())
+    assert frame.message in {"À espera de um processo livre", "A ler a gravação"}
