@@ -93,6 +93,8 @@ _SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 20.0
 _ALONE_S = 12.0
 # A window at work is never taken to be further than this share of itself.
 _MOST_OF_WINDOW = 0.9
+# While a recording's length is not known, it is taken to take so long.
+_UNKNOWN_S = 10.0
 # What is told follows the estimate with this delay, as a share of the job's whole time.
 _INERTIA = 0.08
 
@@ -306,9 +308,12 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
     if meter.spoke is not None and now > meter.spoke and not job.status.is_terminal:
         seconds = meter.transcribed - meter.transcribed_before
         speed = round(seconds / (now - meter.spoke), 1) if seconds > 0 else speed
-    if job.status.is_terminal or left_s is None:
+    if job.status.is_terminal:
         return Reading(job.percentage, None, speed)
     elapsed = now - meter.began
+    if left_s is None:
+        # The bar moves, lest somebody think that nothing does, but nobody is promised anything.
+        return Reading(_percentage(job, meter, elapsed, _UNKNOWN_S), None, speed)
     if meter.told:
         before_s, at = meter.told
         before_s = max(0.0, before_s - (now - at))
@@ -317,15 +322,19 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
         left_s = before_s + (left_s - before_s) * follow
     meter.told = left_s, now
     meter.total_s = elapsed + left_s
-    percentage = job.percentage
-    if job.status is Status.RUNNING and elapsed + left_s > 0:
-        passed = elapsed / (elapsed + left_s)
-        told = meter.first_percentage + (100 - meter.first_percentage) * passed
-        percentage = max(percentage, round(min(99.9, told), 1))
     name = transcribing(job.options.model)
     known = meter.paces.get(name, Pace()) + paces.get(name, Pace())
     eta = round(left_s, 1) if known.took_s >= _ETA_AFTER_S else None
-    return Reading(percentage, eta, speed)
+    return Reading(_percentage(job, meter, elapsed, left_s), eta, speed)
+
+
+def _percentage(job: Job, meter: Meter, elapsed: float, left_s: float) -> float:
+    """The share of the time that has passed; never less than before, and 100 only at the end."""
+    if job.status is not Status.RUNNING or elapsed + left_s <= 0:
+        return job.percentage
+    passed = elapsed / (elapsed + left_s)
+    told = meter.first_percentage + (100 - meter.first_percentage) * passed
+    return max(job.percentage, round(min(99.9, told), 1))
 
 
 def learn(meter: Meter, paces: Paces) -> dict[str, Pace]:

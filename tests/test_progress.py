@@ -359,6 +359,16 @@ def test_there_is_no_guess_at_the_beginning() -> None:
     assert read(job, meter, {}, 1.2, 100.0).eta_seconds is not None
 
 
+def test_the_bar_moves_while_nobody_knows_how_long_it_takes() -> None:
+    """Otherwise the bar stands at 0 % while a model is loaded."""
+    job, meter, last = make_job().enter(Step.LOADING_MODEL), Meter(), 0.0
+    for second in range(1, 60):
+        reading = read(job, meter, {}, float(second), None)
+        assert last < reading.percentage < 90
+        assert reading.eta_seconds is None
+        last = reading.percentage
+
+
 def test_a_percentage_that_was_told_is_never_taken_back() -> None:
     """Otherwise the bar jumps back when a recording proves longer than it claims."""
     job = make_job(percentage=80.0).enter(Step.TRANSCRIBING)
