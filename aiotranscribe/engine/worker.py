@@ -67,6 +67,7 @@ class _Worker:
         self._model_name: str | None = None
         self._number = 0
         self._download_told = 0.0
+        self._telling = threading.Lock()
         self._stop_number = 0
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
@@ -74,7 +75,8 @@ class _Worker:
         """Send a message to the server; waits while the pipe is full."""
         payload = messages.encode(message)
         try:
-            self._pipe.sendall(len(payload).to_bytes(HEADER_BYTES, "big") + payload)
+            with self._telling:  # a model is downloaded by several threads
+                self._pipe.sendall(len(payload).to_bytes(HEADER_BYTES, "big") + payload)
         except OSError:  # the server is gone, and so are we
             os._exit(0)
 
