@@ -16,6 +16,7 @@ from aiotranscribe import frame as frames
 from aiotranscribe.engine.messages import (
     Decoded,
     Done,
+    Downloaded,
     Ended,
     Entered,
     LanguageFound,
@@ -95,6 +96,7 @@ class Course:
         """
         self.job = self.job.go_on(run_id)
         if has_sound:
+            self.meter.decoded = self.job.duration or 0.0
             self._sounding = set(self._spans)
             self._ready = list(self.rests(list(self._spans.values())))
 
@@ -109,6 +111,8 @@ class Course:
         match message:
             case Entered(step):
                 self._enter(step, work, slot, now)
+            case Downloaded():
+                meter.load(slot, now)
             case Decoded(seconds, duration):
                 self.job = self.job.decode(seconds, duration)
                 meter.hear(slot, now, DECODING, seconds - meter.decoded)
@@ -118,6 +122,7 @@ class Course:
             case Prepared(duration):
                 self.job = self.job.prepare(duration)
                 meter.hear(slot, now, DECODING, duration - meter.decoded)
+                meter.decoded = duration
                 # Another version of the decoder may not have found again what an earlier one had.
                 silent = [span for it, span in self._spans.items() if it not in self._sounding]
                 self._sounding.update(span.index for span in silent)
@@ -218,7 +223,7 @@ class Course:
     def _enter(self, step: Step, work: Prepare | Transcribe, slot: int, now: float) -> None:
         self.job = self.job.enter(step)
         if step is Step.LOADING_MODEL:
-            self.meter.load(now)
+            self.meter.load(slot, now)
         elif step is Step.DECODING:
             self.meter.decode(slot, now)
         elif step is Step.TRANSCRIBING and isinstance(work, Transcribe):

@@ -185,6 +185,10 @@ class View:
                 return self._encoded[key]
         return encode(frame)
 
+    def is_news_after(self, other: "View") -> bool:
+        """Whether a frame of this view says more than that time has passed."""
+        return msgspec.structs.replace(self._head, time=other._head.time) != other._head
+
     def renewed(self, say: Callable[[str], str] | None = None) -> "View":
         """Return the same view with the present time: a sign of life.
 

@@ -196,6 +196,11 @@ class Hub:
         self._kept: dict[str, Topic] = {}
         self._is_closed = False
 
+    def is_news(self, job_id: str, view: View) -> bool:
+        """Whether ``view`` says more than the latest one, but for the time."""
+        topic = self._topics.get(job_id)
+        return topic is None or view.is_news_after(topic.view)
+
     def publish(self, job_id: str, view: View) -> None:
         """Make ``view`` the job's latest, and wake its watchers."""
         topic = self._topics.get(job_id)

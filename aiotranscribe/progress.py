@@ -93,8 +93,8 @@ _SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 20.0
 _ALONE_S = 12.0
 # A window at work is never taken to be further than this share of itself.
 _MOST_OF_WINDOW = 0.9
-# While a recording's length is not known, it is taken to take so long.
-_UNKNOWN_S = 10.0
+# While a recording's length is not known the bar moves a little, ever more slowly.
+_UNKNOWN_SHARE, _UNKNOWN_S = 0.05, 20.0
 # What is told follows the estimate with this delay, as a share of the job's whole time.
 _INERTIA = 0.08
 
@@ -113,7 +113,7 @@ class _Piece:
 class Meter:
     """What the steps of one job have measured so far. Times are of one monotonic clock."""
 
-    #: When the job came, or came back after a restart, in seconds.
+    #: When work began, or went on after a restart, in seconds.
     began: float = 0.0
     #: What had been told before that.
     first_percentage: float = 0.0
@@ -135,9 +135,10 @@ class Meter:
     told: tuple[float, float] | None = None
     #: The job's whole time, as it was estimated last, in seconds.
     total_s: float = 0.0
-    #: When the transcribing began, and when a model began to be loaded for it.
+    #: When the transcribing began.
     spoke: float | None = None
-    loading_since: float | None = None
+    #: When a model began to be loaded, by slot; not counting its download.
+    loading: dict[int, float] = field(default_factory=dict)
 
     def found(self, span: Span) -> None:
         """Note a span."""
@@ -152,9 +153,9 @@ class Meter:
         """Note that ``span`` is done: what the model left out at its end was nothing."""
         self.reached[span.index] = span.length
 
-    def load(self, now: float) -> None:
-        """Note that a worker begins to load the model."""
-        self.loading_since = now
+    def load(self, slot: int, now: float) -> None:
+        """Note that a worker begins to load the model, or has only downloaded it so far."""
+        self.loading[slot] = now
 
     def decode(self, slot: int, now: float) -> None:
         """Note that a worker begins to decode."""
@@ -166,9 +167,8 @@ class Meter:
         self.at_work[slot] = _Piece(now, tuple(span.index for span in spans))
         if self.spoke is None:
             self.spoke = now
-        if self.loading_since is not None:
-            self.paces[loading(model)] = Pace(1.0, now - self.loading_since)
-            self.loading_since = None
+        if (since := self.loading.pop(slot, None)) is not None:
+            self.paces[loading(model)] = Pace(1.0, now - since)
 
     def hear(self, slot: int, now: float, name: str, done: float) -> None:
         """Note how much more a worker has done since it was last heard of."""
@@ -180,6 +180,7 @@ class Meter:
     def end(self, slot: int) -> None:
         """Note that a worker does nothing for the job any more."""
         self.at_work.pop(slot, None)
+        self.loading.pop(slot, None)
 
     @property
     def transcribed(self) -> float:
@@ -246,7 +247,7 @@ def demand(
         return None
     decoding = meter.pace(DECODING, paces)
     pace, transcribed = meter.estimate(transcribing(job.options.model), paces, now)
-    to_decode = 0.0 if job.is_prepared else max(0.0, job.duration - meter.decoded)
+    to_decode = max(0.0, job.duration - meter.decoded)
     known = sum(meter.lengths.values())
     # What comes after the last cut may be speech, or a silence as long as no span.
     heard = max(meter.cut, job.decoded - _ALONE_S)
@@ -255,14 +256,16 @@ def demand(
     speech = known + unheard * min(1.0, share)
     left = max(0.0, speech - transcribed)
     load_s = download_s
-    if is_cold or meter.loading_since is not None:
-        load_s += meter.pace(loading(job.options.model), paces).time(1.0)
-        load_s = max(download_s, load_s - (now - (meter.loading_since or now)))
-    return Demand(
-        work_s=load_s + decoding.time(to_decode) + pace.time(left),
-        alone_s=load_s + decoding.time(min(to_decode, _ALONE_S)) + pace.time(min(left, _ALONE_S)),
-        weight=WEIGHTS[job.options.priority],
-    )
+    is_speaking = any(piece.spans for piece in meter.at_work.values())
+    if (is_cold or meter.loading) and not is_speaking:
+        since = min(meter.loading.values(), default=now)
+        once_s = meter.pace(loading(job.options.model), paces).time(1.0)
+        load_s += max(0.0, once_s - (now - since))
+    work_s = load_s + decoding.time(to_decode) + pace.time(left)
+    alone_s = load_s + decoding.time(min(to_decode, _ALONE_S)) + pace.time(min(left, _ALONE_S))
+    if job.options.parallel == "off":
+        alone_s = work_s
+    return Demand(work_s, alone_s, WEIGHTS[job.options.priority])
 
 
 def forecast(demands: Mapping[str, Demand], slots: int) -> dict[str, float]:
@@ -310,10 +313,14 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
         speed = round(seconds / (now - meter.spoke), 1) if seconds > 0 else speed
     if job.status.is_terminal:
         return Reading(job.percentage, None, speed)
+    if job.status is Status.QUEUED:  # its time begins when a worker does
+        meter.began, meter.told = now, None
+        return Reading(job.percentage, None, speed)
     elapsed = now - meter.began
     if left_s is None:
         # The bar moves, lest somebody think that nothing does, but nobody is promised anything.
-        return Reading(_percentage(job, meter, elapsed, _UNKNOWN_S), None, speed)
+        share = _UNKNOWN_SHARE * (1 - math.exp(-elapsed / _UNKNOWN_S))
+        return Reading(_percentage(job, meter, share), None, speed)
     if meter.told:
         before_s, at = meter.told
         before_s = max(0.0, before_s - (now - at))
@@ -325,15 +332,13 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
     name = transcribing(job.options.model)
     known = meter.paces.get(name, Pace()) + paces.get(name, Pace())
     eta = round(left_s, 1) if known.took_s >= _ETA_AFTER_S else None
-    return Reading(_percentage(job, meter, elapsed, left_s), eta, speed)
+    share = elapsed / meter.total_s if meter.total_s else 0.0
+    return Reading(_percentage(job, meter, share), eta, speed)
 
 
-def _percentage(job: Job, meter: Meter, elapsed: float, left_s: float) -> float:
-    """The share of the time that has passed; never less than before, and 100 only at the end."""
-    if job.status is not Status.RUNNING or elapsed + left_s <= 0:
-        return job.percentage
-    passed = elapsed / (elapsed + left_s)
-    told = meter.first_percentage + (100 - meter.first_percentage) * passed
+def _percentage(job: Job, meter: Meter, share: float) -> float:
+    """Return the percentage for a share of this run's time; never less than before, nor 100."""
+    told = meter.first_percentage + (100 - meter.first_percentage) * share
     return max(job.percentage, round(min(99.9, told), 1))
 
 

@@ -1,5 +1,6 @@
 """What people read: one sentence for each state of a job, in every language. Pure."""
 
+from aiotranscribe.errors import InvalidOption
 from aiotranscribe.exports import clock
 from aiotranscribe.job import Job, Status, Step
 
@@ -28,12 +29,12 @@ _SENTENCES = {
         Step.DECODING: "A ler a gravação",
         Step.DETECTING_SPEECH: "À procura de fala",
         Step.DETECTING_LANGUAGE: "A reconhecer a língua",
-        Step.TRANSCRIBING: "Transcrito até {position}",
+        Step.TRANSCRIBING: "Transcritos {position}",
         Step.FINISHING: "A terminar",
-        Status.COMPLETED: "Transcrito: {duration}",
+        Status.COMPLETED: "Transcritos {duration}",
         Status.CANCELLED: "Cancelado",
         Status.FAILED: "Falhou: {why}",
-        "transcribing of": "Transcrito até {position} de {duration}",
+        "transcribing of": "Transcritos {position} de {duration}",
         "downloading": "A descarregar o modelo: {share} %",
         "waiting": "Em espera: {why}",
     },
@@ -64,6 +65,18 @@ def message(
         share=int(100 * (downloaded or 0.0)),
         why=waits_for or (job.error.message if job.error else ""),
     )
+
+
+def check(language: str) -> str:
+    """Return the code of a language that is one of ours, with or without a country.
+
+    Raises:
+        InvalidOption: it is none of ours.
+    """
+    code = language.lower().partition("-")[0]
+    if code not in LANGUAGES:
+        raise InvalidOption(f"lang: there is no {language!r}, only {', '.join(LANGUAGES)}")
+    return code
 
 
 def negotiate(accepted: str) -> str:

@@ -46,7 +46,7 @@ from aiotranscribe.errors import (
 from aiotranscribe.frame import DEFAULT, Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
-from aiotranscribe.sentences import message
+from aiotranscribe.sentences import check, message
 from aiotranscribe.spool import Arrival, Spool, writing_to
 from aiotranscribe.store import Store
 from aiotranscribe.transcript import Segment, Transcript, join
@@ -103,10 +103,10 @@ class Transcriber:
         #: What this machine knows of its own pace, and what it has learnt since the last commit.
         self._paces: dict[str, progress.Pace] = {}
         self._learnt: dict[str, progress.Pace] = {}
-        #: In how many seconds each job is done, as it was forecast at a time.
-        self._forecast: tuple[float, dict[str, float]] = 0.0, {}
-        #: How much of a model is downloaded, and when that began.
-        self._downloads: dict[str, tuple[float, float]] = {}
+        #: In how many seconds each job is done, as it was forecast at a time, for which jobs.
+        self._forecast: tuple[float, dict[str, float], set[str]] = 0.0, {}, set()
+        #: How much of a model is downloaded; how much was at first, and when that was.
+        self._downloads: dict[str, tuple[float, float, float]] = {}
         #: When each job was told of last.
         self._told_at: dict[str, float] = {}
         #: Whether there are jobs at work.
@@ -323,11 +323,11 @@ class Transcriber:
         Raises:
             JobNotFound: there is no such job.
         """
-        return await self._hub.frame(job_id, since, wait_s=wait_s, language=language)
+        return await self._hub.frame(job_id, since, wait_s=wait_s, language=check(language))
 
     def summary(self, job_id: str, language: str = DEFAULT) -> Frame:
         """Return the job's frame without its segments, or raise :class:`JobNotFound`."""
-        return self._hub.view(job_id).summary(language)
+        return self._hub.view(job_id).summary(check(language))
 
     def watch(
         self, job_id: str, since: str | None = None, *, language: str = DEFAULT
@@ -340,7 +340,7 @@ class Transcriber:
         Raises:
             JobNotFound: there is no such job.
         """
-        return self._hub.subscribe(job_id, since, language)
+        return self._hub.subscribe(job_id, since, check(language))
 
     def board(self) -> Board:
         """Iterate over the frames of all jobs, without their segments: now, then every change.
@@ -498,10 +498,11 @@ class Transcriber:
         if idle_s and isinstance(message, Ended) and not isinstance(work, Unload):
             event = partial(self._rest, slot, slot.work_number)
             asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
-        if isinstance(message, messages.Downloaded):
-            _, began = self._downloads.get(slot.model or "", (0.0, time.monotonic()))
-            self._downloads[slot.model or ""] = message.share, began
-        elif isinstance(message, Ended) or message == messages.Entered(Step.TRANSCRIBING):
+        if isinstance(message, messages.Downloaded) and message.share < 1:
+            now, model = time.monotonic(), slot.model or ""
+            _, first, began = self._downloads.get(model, (0.0, message.share, now))
+            self._downloads[model] = message.share, first, began
+        elif isinstance(message, messages.Downloaded | Ended):
             self._downloads.pop(slot.model or "", None)
         if isinstance(work, Load | Unload | None):
             self._apply_load(slot, message)
@@ -585,7 +586,7 @@ class Transcriber:
                 self._feed(slot)
         loading = sum(isinstance(slot.work, Load) for slot in self._slots)
         waiting = [self._courses[job_id] for job_id in self._scheduler.order()]
-        for course in [each for each in waiting if each.job.status is Status.QUEUED][:loading]:
+        for course in [each for each in waiting[:loading] if each.job.status is Status.QUEUED]:
             course.job = course.job.enter(Step.LOADING_MODEL)
             self._changed[course.job.id] = None
         queued = (course for course in waiting if course.job.status is Status.QUEUED)
@@ -621,7 +622,7 @@ class Transcriber:
         for job_id in [job_id for job_id in self._changed if self._is_due(job_id, now)]:
             del self._changed[job_id]
             if course := self._courses.get(job_id):
-                share, _ = self._downloads.get(course.job.options.model or "", (None, 0.0))
+                share = self._downloads.get(course.job.options.model or "", (None,))[0]
                 self._views[job_id] = course.measure(
                     now,
                     self._paces,
@@ -658,7 +659,11 @@ class Transcriber:
         course, told_at = self._courses.get(job_id), self._told_at.get(job_id)
         if course is None or told_at is None or now - told_at >= _pause(course):
             return True
-        job, told = course.job, self._hub.view(job_id).summary()
+        job = course.job
+        try:
+            told = self._hub.view(job_id).summary()
+        except JobNotFound:  # it has just come
+            return True
         return (job.status, job.current_step, job.count, job.language) != (
             told.status,
             told.current_step,
@@ -668,15 +673,15 @@ class Transcriber:
 
     def _forecasts(self, now: float) -> dict[str, float]:
         """In how many seconds each job at work is done."""
-        at, seconds = self._forecast
-        if now - at < _FORECAST_S and seconds.keys() == self._courses.keys():
+        at, seconds, jobs = self._forecast
+        if now - at < _FORECAST_S and jobs == self._courses.keys():
             return {job_id: max(0.0, left - (now - at)) for job_id, left in seconds.items()}
         warm = {slot.model for slot in self._slots if slot.is_ready}
         demands = {}
         for job_id, course in self._courses.items():
             model = course.job.options.model or ""
-            share, began = self._downloads.get(model, (1.0, now))
-            download_s = (now - began) * (1 - share) / max(share, 0.01)
+            share, first, began = self._downloads.get(model, (1.0, 0.0, now))
+            download_s = (now - began) * (1 - share) / max(share - first, 0.01)
             found = progress.demand(
                 course.job,
                 course.meter,
@@ -687,8 +692,9 @@ class Transcriber:
             )
             if found and not course.job.status.is_terminal:
                 demands[job_id] = found
-        self._forecast = now, progress.forecast(demands, max(1, len(self._slots)))
-        return self._forecast[1]
+        seconds = progress.forecast(demands, max(1, len(self._slots)))
+        self._forecast = now, seconds, set(self._courses)
+        return seconds
 
     async def _tick(self) -> None:
         """Let those who watch a job see that time passes."""
@@ -697,7 +703,8 @@ class Transcriber:
                 self._is_busy.clear()
                 await self._is_busy.wait()
             await asyncio.sleep(min(map(_pause, self._courses.values()), default=0.0))
-            self._inbox.put_nowait(self._touch)
+            if self._inbox.empty():  # on a full disk, nothing is taken from it
+                self._inbox.put_nowait(self._touch)
 
     def _excuse(self, error: AiotranscribeError) -> None:
         """Tell those who watch a job at work what it waits for."""
@@ -707,8 +714,9 @@ class Transcriber:
         log.error("%s; trying again until it can", error)
         for job_id in self._courses:
             with contextlib.suppress(JobNotFound):
+                view = self._hub.view(job_id)  # a job that has just come is not there yet
                 say = partial(message, self._jobs[job_id], waits_for=str(error))
-                self._hub.publish(job_id, self._hub.view(job_id).renewed(say))
+                self._hub.publish(job_id, view.renewed(say))
 
     def _publish(self) -> None:
         for job_id, view in self._views.items():
@@ -717,7 +725,8 @@ class Transcriber:
                 why = f": {job.error.message}" if job.error else ""
                 log.info("job %s %s%s", job_id, job.status.value, why)
             self._jobs[job_id] = job
-            self._hub.publish(job_id, view)
+            if self._hub.is_news(job_id, view):
+                self._hub.publish(job_id, view)
             if job.status.is_terminal:
                 del self._courses[job_id]
                 del self._told_at[job_id]
@@ -767,7 +776,8 @@ class Transcriber:
 
 def _pause(course: Course) -> float:
     """How long nothing has to be told of a job that only goes on."""
-    return min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, course.meter.total_s / _STEPS))
+    pause_s = course.meter.total_s / _STEPS or _LONGEST_PAUSE_S
+    return min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, pause_s))
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:

@@ -235,7 +235,7 @@ async def test_the_first_use_of_a_model_tells_how_much_is_downloaded(
         for frame in received
         if frame.message.startswith("Downloading the model: ")
     ]
-    assert len(set(told)) > 3
+    assert len(set(told)) > 1
     assert all(
         frame.current_step == "loading_model" for frame in received if "Downl" in frame.message
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from aiotranscribe import Config, Options, Transcriber
+from aiotranscribe import Config, Options, Transcriber, service
 from aiotranscribe.course import Change
 from aiotranscribe.errors import (
     Closed,
@@ -22,7 +22,9 @@ from aiotranscribe.errors import (
     JobNotFound,
     ModelNotAvailable,
     NotFinished,
+    StorageUnavailable,
 )
+from aiotranscribe.frame import View
 from aiotranscribe.hub import Subscription
 from aiotranscribe.job import Job, Status, Step
 from aiotranscribe.store import Store
@@ -291,6 +293,54 @@ async def test_the_spans_of_one_recording_use_all_workers(
     signatures = [segment.text.rpartition(" ")[2] for segment in segments]
     assert len(signatures) > 10
     assert len(set(signatures)) == 2
+
+
+async def test_jobs_that_wait_are_quiet(
+    tmp_path: Path, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a hundred jobs behind a loading worker keep the server and its watchers busy."""
+    async with make(tmp_path) as transcriber:
+        await start(transcriber, make_wav(2.0), Script(hang=600))
+        options = ENDLESS.options()
+        jobs = [await transcriber.submit(make_wav(2.0), options=options) for _ in range(20)]
+        told: list[str] = []
+        publish = transcriber._hub.publish
+
+        def spy(job_id: str, view: View) -> None:
+            told.append(job_id)
+            publish(job_id, view)
+
+        monkeypatch.setattr(transcriber._hub, "publish", spy)
+        await asyncio.sleep(1.0)
+        assert [transcriber.summary(job.id).queue_position for job in jobs] == list(range(20))
+        assert not {job.id for job in jobs} & set(told)
+        assert len(told) < 40
+
+
+async def test_a_disk_that_fails_as_a_job_comes_loses_nothing(
+    tmp_path: Path, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a job that was accepted is unknown, or its first words are never written."""
+    commit, count = Store.commit, 0
+
+    async def fail_sometimes(store: Store, *rest: Any) -> None:
+        nonlocal count
+        count += 1
+        if count in {2, 3, 5}:
+            raise StorageUnavailable("the disk is full, as the test says")
+        await commit(store, *rest)
+
+    async with make(tmp_path) as transcriber:
+        await transcriber.ready()
+        monkeypatch.setattr(Store, "commit", fail_sometimes)
+        monkeypatch.setattr(service, "_TRY_AGAIN_S", 0.3)
+        job = await transcriber.submit(make_wav(2.0), options=Script(segments=5).options())
+        frames = await to_end(transcriber.watch(job.id))
+        assert frames[-1].status is Status.COMPLETED
+        assert transcriber._inbox.qsize() < 10
+    async with make(tmp_path) as transcriber:
+        assert merge([await transcriber.frame(job.id)]) == merge(frames)
+    assert count > 5
 
 
 # -- stopping ----------------------------------------------------------------------------------

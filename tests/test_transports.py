@@ -501,9 +501,14 @@ async def test_every_transport_speaks_the_language_that_is_asked_for(
 ) -> None:
     """Otherwise a Portuguese page shows English sentences in one place or another."""
     job_id = (await finished(web_client, make_wav(2.0))).job_id
-    portuguese = "Transcrito: 0:02"
+    portuguese = "Transcritos 0:02"
     browser = {"Accept-Language": "pt-PT,pt;q=0.9,en;q=0.5"}
-    for asked in ({"params": {"lang": "pt"}}, {"headers": browser}):
+    for asked in (
+        {"params": {"lang": "pt"}},
+        {"params": {"lang": "PT-br"}},
+        {"params": {"lang": ""}, "headers": browser},
+        {"headers": browser},
+    ):
         told = [message async for message in _all_messages(web_client, job_id, asked)]
         assert told == [portuguese] * 6
     both = {"params": {"lang": "en"}, "headers": browser}
@@ -544,6 +549,21 @@ async def test_a_language_that_is_not_there_is_refused(
     async with web_client.get(path.format(job_id), params={"lang": "xx"}) as response:
         assert response.status == 422
         assert "lang: there is no 'xx', only en, pt" in (await response.json())["detail"]
+
+
+async def test_a_wrong_language_is_refused_before_the_deed(
+    web_client: WebClient, make_wav: MakeWav
+) -> None:
+    """Otherwise a job is told to be refused and done all the same, or is cancelled."""
+    job_id = await submit(web_client, make_wav(2.0), ENDLESS)
+    count = len(transcriber_of(web_client).jobs())
+    data = await asyncio.to_thread(make_wav(2.0).read_bytes)
+    for path in ("/v1/jobs", f"/v1/jobs/{job_id}/cancel"):
+        async with web_client.post(path, params={"lang": "xx"}, data=data) as response:
+            assert response.status == 422
+    assert len(transcriber_of(web_client).jobs()) == count
+    assert not transcriber_of(web_client).get(job_id).status.is_terminal
+    await transcriber_of(web_client).delete(job_id)
 
 
 async def test_a_submission_is_answered_in_its_language(

@@ -74,7 +74,7 @@ def _from_hub(name: str, tell: Tell) -> Path:
         pass
     utils.disabled_tqdm = _counter(tell)  # what `download_model` hands to the hub's client
     try:
-        return Path(download_model(name))
+        path = Path(download_model(name))
     except Exception as error:  # whatever the hub's client and the network can raise
         advice = (
             f"install it: {_GET_EMBEDDED}"
@@ -88,6 +88,8 @@ def _from_hub(name: str, tell: Tell) -> Path:
             f"the model {name!r} is not on this machine and could not be downloaded "
             f"({type(error).__name__}); {advice}"
         ) from error
+    tell(1.0)
+    return path
 
 
 def _counter(tell: Tell) -> type:

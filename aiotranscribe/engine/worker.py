@@ -66,7 +66,8 @@ class _Worker:
         self._model: Model | None = None
         self._model_name: str | None = None
         self._number = 0
-        self._download_told = 0.0
+        #: How much of a model was said to be downloaded, and when.
+        self._downloaded = 0.0, 0.0
         self._telling = threading.Lock()
         self._stop_number = 0
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -129,15 +130,17 @@ class _Worker:
         if self._model is None or self._model_name != name:
             self.tell(Entered(Step.LOADING_MODEL))
             self._model = self._model_name = None  # give the memory back first
+            self._downloaded = 0.0, 0.0
             self._model = self._loader(name, self._settings, self._tell_download)
             self._model_name = name
             memory.give_back()  # it was read in another number format
         return self._model
 
     def _tell_download(self, share: float) -> None:
-        now = time.monotonic()
-        if now - self._download_told > _DOWNLOAD_PAUSE_S:
-            self._download_told = now
+        now, (told, at) = time.monotonic(), self._downloaded
+        # There may be two bars, of what has come and of what is on the disk: the first one counts.
+        if share > told and (now - at > _DOWNLOAD_PAUSE_S or share >= 1):
+            self._downloaded = share, now
             self.tell(messages.Downloaded(share))
 
     def _prepare(self, work: Prepare) -> float:

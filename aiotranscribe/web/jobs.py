@@ -10,7 +10,7 @@ from aiotranscribe.errors import InvalidOption
 from aiotranscribe.exports import FORMATS, check_format, export
 from aiotranscribe.frame import Frame
 from aiotranscribe.job import Job, Status
-from aiotranscribe.sentences import LANGUAGES, negotiate
+from aiotranscribe.sentences import check, negotiate
 from aiotranscribe.service import Transcriber
 from aiotranscribe.web import uploads
 
@@ -38,20 +38,18 @@ class Listing(msgspec.Struct, frozen=True):
 
 async def submit(request: web.Request) -> web.Response:
     """``POST /v1/jobs``: take a recording; 202 once it is safe."""
-    transcriber = request.app[TRANSCRIBER]
+    transcriber, language = request.app[TRANSCRIBER], language_of(request)
     async with transcriber.arrival() as arrival:
         upload = await uploads.receive(request, arrival, transcriber.check)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
-    response = _json(
-        frames.encode(await transcriber.frame(job.id, language=language_of(request))), status=202
-    )
+    response = _json(frames.encode(await transcriber.frame(job.id, language=language)), status=202)
     response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
     return response
 
 
 async def list_jobs(request: web.Request) -> web.Response:
     """``GET /v1/jobs``: newest first; ``status=``, ``limit=``, ``before=`` a job."""
-    transcriber = request.app[TRANSCRIBER]
+    transcriber, language = request.app[TRANSCRIBER], language_of(request)
     query = request.query
     jobs = transcriber.jobs()
     if before := query.get("before"):
@@ -59,7 +57,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     if status := query.get("status"):
         jobs = [job for job in jobs if job.status is _status(status)]
     limit = _number("limit", query.get("limit", "100"), 1, _MOST_LISTED)
-    entries = [_entry(transcriber, job, language_of(request)) for job in jobs[:limit]]
+    entries = [_entry(transcriber, job, language) for job in jobs[:limit]]
     return _json(msgspec.json.encode(Listing(entries)))
 
 
@@ -75,9 +73,9 @@ async def show(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """``POST /v1/jobs/{job_id}/cancel``: stop it, keeping the text so far."""
-    transcriber = request.app[TRANSCRIBER]
+    transcriber, language = request.app[TRANSCRIBER], language_of(request)
     job = await transcriber.cancel(_job_id(request))
-    return _json(frames.encode(await transcriber.frame(job.id, language=language_of(request))))
+    return _json(frames.encode(await transcriber.frame(job.id, language=language)))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -97,12 +95,9 @@ async def transcript(request: web.Request) -> web.Response:
 
 def language_of(request: web.Request) -> str:
     """Return the language of messages: what the query says, or else the browser."""
-    language = request.query.get("lang")
-    if language is None:
-        return negotiate(request.headers.get("Accept-Language", ""))
-    if language not in LANGUAGES:
-        raise InvalidOption(f"lang: there is no {language!r}, only {', '.join(LANGUAGES)}")
-    return language
+    if language := request.query.get("lang"):
+        return check(language)
+    return negotiate(request.headers.get("Accept-Language", ""))
 
 
 def _entry(transcriber: Transcriber, job: Job, language: str) -> Entry:
@@ -111,7 +106,8 @@ def _entry(transcriber: Transcriber, job: Job, language: str) -> Entry:
 
 
 def _json(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json")
+    headers = {"Vary": "Accept-Language"}
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 def _job_id(request: web.Request) -> str:
