@@ -674,7 +674,8 @@ class Transcriber:
     def _forecasts(self, now: float) -> dict[str, float]:
         """In how many seconds each job at work is done."""
         at, seconds, jobs = self._forecast
-        if now - at < _FORECAST_S and jobs == self._courses.keys():
+        known = {it for it, course in self._courses.items() if course.job.duration is not None}
+        if now - at < _FORECAST_S and jobs == known:
             return {job_id: max(0.0, left - (now - at)) for job_id, left in seconds.items()}
         warm = {slot.model for slot in self._slots if slot.is_ready}
         demands = {}
@@ -693,7 +694,7 @@ class Transcriber:
             if found and not course.job.status.is_terminal:
                 demands[job_id] = found
         seconds = progress.forecast(demands, max(1, len(self._slots)))
-        self._forecast = now, seconds, set(self._courses)
+        self._forecast = now, seconds, known
         return seconds
 
     async def _tick(self) -> None:
@@ -776,8 +777,9 @@ class Transcriber:
 
 def _pause(course: Course) -> float:
     """How long nothing has to be told of a job that only goes on."""
-    pause_s = course.meter.total_s / _STEPS or _LONGEST_PAUSE_S
-    return min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, pause_s))
+    if course.job.status is Status.QUEUED:
+        return _LONGEST_PAUSE_S
+    return min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, course.meter.total_s / _STEPS))
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:
