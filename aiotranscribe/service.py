@@ -68,6 +68,8 @@ _MOST_STARTS = 5
 _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
 # A job has so many frames of mere progress, if it has time for them, at least and at most so often.
 _STEPS, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 30, 0.03, 0.5
+# How often to look whether something is to be told, at least.
+_TICK_S = 0.05
 # How long a forecast is good for.
 _FORECAST_S = 0.1
 # How often to look for jobs that have been kept long enough.
@@ -703,7 +705,7 @@ class Transcriber:
             if not self._courses:
                 self._is_busy.clear()
                 await self._is_busy.wait()
-            await asyncio.sleep(min(map(_pause, self._courses.values()), default=0.0))
+            await asyncio.sleep(min([_TICK_S, *map(_pause, self._courses.values())]))
             if self._inbox.empty():  # on a full disk, nothing is taken from it
                 self._inbox.put_nowait(self._touch)
 
