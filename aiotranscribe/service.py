@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from aiotranscribe import frame as frames
-from aiotranscribe import progress
 from aiotranscribe.config import Config
 from aiotranscribe.course import Change, Course
 from aiotranscribe.engine import messages
@@ -46,6 +45,7 @@ from aiotranscribe.errors import (
 from aiotranscribe.frame import DEFAULT, Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
+from aiotranscribe.outlook import Outlook
 from aiotranscribe.sentences import check, message
 from aiotranscribe.spool import Arrival, Spool, writing_to
 from aiotranscribe.store import Store
@@ -70,8 +70,6 @@ _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
 _STEPS, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 30, 0.03, 0.5
 # How often to look whether something is to be told, at least.
 _TICK_S = 0.05
-# How long a forecast is good for.
-_FORECAST_S = 0.1
 # How often to look for jobs that have been kept long enough.
 _SWEEP_S = 60.0
 
@@ -102,13 +100,7 @@ class Transcriber:
         #: What is told of the jobs that have changed, once that is safe.
         self._views: dict[str, View] = {}
         self._replies: list[Callable[[], None]] = []
-        #: What this machine knows of its own pace, and what it has learnt since the last commit.
-        self._paces: dict[str, progress.Pace] = {}
-        self._learnt: dict[str, progress.Pace] = {}
-        #: In how many seconds each job is done, as it was forecast at a time, for which jobs.
-        self._forecast: tuple[float, dict[str, float], set[str]] = 0.0, {}, set()
-        #: How much of a model is downloaded; how much was at first, and when that was.
-        self._downloads: dict[str, tuple[float, float, float]] = {}
+        self._outlook = Outlook()
         #: When each job was told of last.
         self._told_at: dict[str, float] = {}
         #: Whether there are jobs at work.
@@ -181,7 +173,7 @@ class Transcriber:
 
     async def _restore(self) -> None:
         """Bring back all jobs as they were told last; those at work go on."""
-        self._paces = await self._store.paces()
+        self._outlook.paces = await self._store.paces()
         for job in await self._store.jobs():
             self._jobs[job.id] = job
             if job.status.is_terminal:
@@ -500,12 +492,9 @@ class Transcriber:
         if idle_s and isinstance(message, Ended) and not isinstance(work, Unload):
             event = partial(self._rest, slot, slot.work_number)
             asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
-        if isinstance(message, messages.Downloaded) and message.share < 1:
-            now, model = time.monotonic(), slot.model or ""
-            _, first, began = self._downloads.get(model, (0.0, message.share, now))
-            self._downloads[model] = message.share, first, began
-        elif isinstance(message, messages.Downloaded | Ended):
-            self._downloads.pop(slot.model or "", None)
+        if isinstance(message, messages.Downloaded | Ended):
+            share = message.share if isinstance(message, messages.Downloaded) else 1.0
+            self._outlook.download(slot.model or "", share, time.monotonic())
         if isinstance(work, Load | Unload | None):
             self._apply_load(slot, message)
         elif (course := self._courses.get(work.job_id)) and not course.job.status.is_terminal:
@@ -620,29 +609,29 @@ class Transcriber:
     async def _commit(self) -> None:
         """Write down what has changed, however long the disk takes to be ready for it."""
         now = time.monotonic()
-        forecast = self._forecasts(now)
+        outlook = self._outlook
+        warm = {slot.model for slot in self._slots if slot.is_ready}
+        forecast = outlook.forecast(self._courses, warm, max(1, len(self._slots)), now)
         for job_id in [job_id for job_id in self._changed if self._is_due(job_id, now)]:
             del self._changed[job_id]
             if course := self._courses.get(job_id):
-                share = self._downloads.get(course.job.options.model or "", (None,))[0]
                 self._views[job_id] = course.measure(
                     now,
-                    self._paces,
+                    outlook.paces,
                     forecast.get(job_id),
                     queue_position=self._positions.get(job_id),
-                    downloaded=share,
+                    downloaded=outlook.downloaded(course.job.options.model),
                 )
                 self._told_at[job_id] = now
                 if course.job.status is Status.COMPLETED:
-                    self._learnt |= progress.learn(course.meter, self._paces)
-                    self._paces |= self._learnt
+                    outlook.learn(course)
         changes = [
             change for job_id in self._views if (change := self._courses[job_id].take_change())
         ]
         while changes or self._deleted:
             try:
-                await self._store.commit(changes, self._deleted, self._learnt)
-                self._learnt.clear()
+                await self._store.commit(changes, self._deleted, outlook.learnt)
+                outlook.learnt.clear()
                 break
             except AiotranscribeError as error:
                 self._excuse(error)
@@ -672,32 +661,6 @@ class Transcriber:
             told.offset,
             told.language,
         ) or self._positions.get(job_id) != told.queue_position
-
-    def _forecasts(self, now: float) -> dict[str, float]:
-        """In how many seconds each job at work is done."""
-        at, seconds, jobs = self._forecast
-        known = {it for it, course in self._courses.items() if course.job.duration is not None}
-        if now - at < _FORECAST_S and jobs == known:
-            return {job_id: max(0.0, left - (now - at)) for job_id, left in seconds.items()}
-        warm = {slot.model for slot in self._slots if slot.is_ready}
-        demands = {}
-        for job_id, course in self._courses.items():
-            model = course.job.options.model or ""
-            share, first, began = self._downloads.get(model, (1.0, 0.0, now))
-            download_s = (now - began) * (1 - share) / max(share - first, 0.01)
-            found = progress.demand(
-                course.job,
-                course.meter,
-                self._paces,
-                now,
-                is_cold=model not in warm,
-                download_s=download_s,
-            )
-            if found and not course.job.status.is_terminal:
-                demands[job_id] = found
-        seconds = progress.forecast(demands, max(1, len(self._slots)))
-        self._forecast = now, seconds, known
-        return seconds
 
     async def _tick(self) -> None:
         """Let those who watch a job see that time passes."""

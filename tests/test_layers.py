@@ -26,6 +26,7 @@ PURE = {
     "exports",
     "config",
     "course",
+    "outlook",
     "engine.spans",
     "engine.scheduler",
     "engine.messages",

@@ -153,7 +153,7 @@ async def test_every_segment_is_told_when_it_is_there(
 ) -> None:
     """Otherwise the text comes in one piece at the end, as everywhere else."""
     script = Script(segments=5, delay=0.2)
-    transcriber._paces.clear()  # other scripts have other paces
+    transcriber._outlook.paces.clear()  # other scripts have other paces
     job = await transcriber.submit(make_wav(2.0), options=script.options())
     counts, times, percentages = [], [], []
     async for frame in transcriber.watch(job.id):
