@@ -65,7 +65,6 @@ class Course:
     """
 
     def __init__(self, job: Job, findings: Sequence[Finding] = (), now: float = 0.0) -> None:
-        self.job = job
         self.draft = Draft()
         self.meter = Meter()
         self._spans: dict[int, Span] = {}

@@ -97,12 +97,13 @@ class Options(
         Raises:
             InvalidOption: with what is wrong.
         """
-        for start, end in self.clips:
+        clips = self.clips
+        for start, end in clips:
             if start >= end:
                 raise InvalidOption(
                     f"clip_timestamps: a clip from {start:.10g} to {end:.10g} has no length"
                 )
-        for before, after in pairwise(self.clips):
+        for before, after in pairwise(clips):
             if before[1] > after[0]:
                 raise InvalidOption(
                     f"clip_timestamps: the times must be in order, but {after[0]:.10g} comes after "

@@ -187,10 +187,16 @@ class Meter:
         """Seconds transcribed, over all spans."""
         return sum(self.reached.values())
 
-    def pace(self, name: str, paces: Paces) -> Pace:
-        """Return the pace of this job as far as it is known, and of those before."""
+    def pace(self, name: str, paces: Paces, under_way: Pace = Pace()) -> Pace:  # noqa: B008 - frozen
+        """Return the pace of this job as far as it is known, and of those before.
+
+        Args:
+            name: Of what.
+            paces: What is known of the jobs before.
+            under_way: What is probably done since workers were last heard of.
+        """
         before = paces.get(name) or _guess(name)
-        return before.fade(_HISTORY_S).blend(self.paces.get(name, Pace()))
+        return before.fade(_HISTORY_S).blend(self.paces.get(name, Pace()) + under_way)
 
     def estimate(self, name: str, paces: Paces, now: float) -> tuple[Pace, float]:
         """Return the pace of transcribing, and how much is probably done, news to come included.
@@ -198,18 +204,13 @@ class Meter:
         Workers are taken to go on at the pace that is known, up to just before the end of their
         spans. One that takes longer is slower than was known.
         """
-        pace = self.pace(name, paces)
-        done = sum(self.reached.values())
-        own = self.paces.get(name, Pace())
+        pace, under_way = self.pace(name, paces), Pace()
         for piece in self.at_work.values():
             if piece.spans:
                 rest = sum(self.lengths[it] - self.reached.get(it, 0.0) for it in piece.spans)
                 took_s = now - piece.heard
-                likely = min(took_s * pace.speed, _MOST_OF_WINDOW * rest)
-                done += likely
-                own += Pace(likely, took_s)
-        before = paces.get(name) or _guess(name)
-        return before.fade(_HISTORY_S).blend(own), done
+                under_way += Pace(min(took_s * pace.speed, _MOST_OF_WINDOW * rest), took_s)
+        return self.pace(name, paces, under_way), self.transcribed + under_way.done
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from aiotranscribe.errors import InvalidOption
 from aiotranscribe.exports import clock
+from aiotranscribe.frame import DEFAULT
 from aiotranscribe.job import Job, Status, Step
 
 #: The languages, by their codes; the first one is for those who ask for none.
-LANGUAGES = ("en", "pt")
+LANGUAGES = (DEFAULT, "pt")
 
 _SENTENCES = {
     "en": {
@@ -42,7 +43,11 @@ _SENTENCES = {
 
 
 def message(
-    job: Job, language: str = "en", *, downloaded: float | None = None, waits_for: str | None = None
+    job: Job,
+    language: str = DEFAULT,
+    *,
+    downloaded: float | None = None,
+    waits_for: str | None = None,
 ) -> str:
     """Return how the job stands, in a sentence for people.
 
@@ -92,4 +97,4 @@ def negotiate(accepted: str) -> str:
         if code in LANGUAGES and weight > 0:
             wishes.append((weight, code))
     # The first of those that are wished for most.
-    return max(wishes, key=lambda wish: wish[0])[1] if wishes else LANGUAGES[0]
+    return max(wishes, key=lambda wish: wish[0])[1] if wishes else DEFAULT

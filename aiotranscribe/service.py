@@ -457,6 +457,7 @@ class Transcriber:
         return job
 
     def _begin(self, course: Course, *, has_sound: bool) -> None:
+        """Give a job's work to the scheduler, decoding first unless that is done."""
         job = course.job
         if not has_sound:
             recording, pcm = self._spool.recording(job.id), self._spool.pcm(job.id)
@@ -564,7 +565,7 @@ class Transcriber:
             return
         log.warning("job %s: %s; its work is done again", course.job.id, error.message)
         if isinstance(work, Prepare):
-            self._scheduler.push(course.job.id, work, _PREPARE_COST_S)
+            self._begin(course, has_sound=False)
         else:
             self._offer(course, course.rests(work.spans), is_again=True)
 

@@ -83,9 +83,9 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
 
 async def watch_many(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
-    language_of(request)  # a wrong one is refused before the upgrade
+    language = language_of(request)  # a wrong one is refused before the upgrade
     socket = await _open(request)
-    listener = asyncio.create_task(_Many(request, socket).listen(), name="listen-many")
+    listener = asyncio.create_task(_Many(request, socket, language).listen(), name="listen-many")
     request.app[LISTENING].add(listener)
     try:
         await asyncio.wait([listener])
@@ -130,11 +130,11 @@ async def events(request: web.Request) -> web.StreamResponse:
 class _Many:
     """A socket that watches many jobs."""
 
-    def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
+    def __init__(self, request: web.Request, socket: web.WebSocketResponse, language: str) -> None:
         self._request = request
         self._socket = socket
         self._transcriber = request.app[TRANSCRIBER]
-        self._language = language_of(request)
+        self._language = language
         #: What is being followed, by job, and who sends it.
         self._watchers: dict[str, Subscription | Board] = {}
         self._senders: set[asyncio.Task[None]] = set()
@@ -173,10 +173,9 @@ class _Many:
                 f"more than {_MOST_SUBSCRIPTIONS} subscriptions on one socket; '*' brings every "
                 "job's state"
             )
-        is_all = job_id == ALL
         watcher = (
             self._transcriber.board()
-            if is_all
+            if job_id == ALL
             else self._transcriber.watch(job_id, since, language=self._language)
         )
         self._watchers[job_id] = watcher
