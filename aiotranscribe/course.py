@@ -112,10 +112,10 @@ class Course:
                 self._enter(step, work, slot, now)
             case Downloaded():
                 meter.load(slot, now)
-            case Decoded(seconds, duration):
+            case Decoded(seconds, duration, share):
                 self.job = self.job.decode(seconds, duration)
                 meter.hear(slot, now, DECODING, seconds - meter.decoded)
-                meter.decoded = seconds
+                meter.decoded, meter.share = seconds, share
             case LanguageFound(language):
                 self.job = self.job.speak(language)
             case Prepared(duration):

@@ -217,6 +217,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Seconds since the epoch.
     created: float
     options: Options
+    #: How large the recording is; 0 for jobs from before this was noted.
+    size_bytes: int = 0
     status: Status = Status.QUEUED
     #: What is being done; meaningless once the status is terminal.
     step: Step = Step.QUEUED

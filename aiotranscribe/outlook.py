@@ -6,8 +6,8 @@ from aiotranscribe import progress
 from aiotranscribe.course import Course
 from aiotranscribe.progress import Pace
 
-# How long a forecast is good for.
-_GOOD_FOR_S = 0.1
+# How long a forecast is good for, and for how many jobs it may be twice as old.
+_GOOD_FOR_S, _MANY = 0.1, 50
 
 
 class Outlook:
@@ -21,11 +21,11 @@ class Outlook:
         #: How much of a model is downloaded; how much was at first, and when that was.
         self._downloads: dict[str, tuple[float, float, float]] = {}
         #: In how many seconds each job is done, as it was forecast at a time, for which jobs.
-        self._forecast: tuple[float, dict[str, float], set[str]] = 0.0, {}, set()
+        self._forecast: tuple[float, dict[str, float], dict[str, bool]] = 0.0, {}, {}
 
     def learn(self, course: Course) -> None:
         """Take the paces of a job that is completed for those to come."""
-        self.learnt |= progress.learn(course.meter, self.paces)
+        self.learnt |= progress.learn(course.job, course.meter, self.paces)
         self.paces |= self.learnt
 
     def download(self, model: str, share: float, now: float) -> None:
@@ -43,7 +43,7 @@ class Outlook:
     def forecast(
         self, courses: Mapping[str, Course], warm: Container[str | None], slots: int, now: float
     ) -> Mapping[str, float]:
-        """Return in how many seconds each job is done whose length is known.
+        """Return in how many seconds each job is done, for those of which that can be told.
 
         Args:
             courses: The jobs at work.
@@ -52,12 +52,11 @@ class Outlook:
             now: The time.
         """
         at, seconds, jobs = self._forecast
-        known = {it for it, course in courses.items() if course.job.duration is not None}
-        if now - at < _GOOD_FOR_S and jobs == known:
+        known = {it: course.job.duration is not None for it, course in courses.items()}
+        if now - at < _GOOD_FOR_S * (1 + len(known) / _MANY) and jobs == known:
             return {job_id: max(0.0, left - (now - at)) for job_id, left in seconds.items()}
         demands = {}
-        for job_id in known:
-            course = courses[job_id]
+        for job_id, course in courses.items():
             model = course.job.options.model or ""
             share, first, began = self._downloads.get(model, (1.0, 0.0, now))
             demand = progress.demand(

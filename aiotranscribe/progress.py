@@ -8,6 +8,7 @@ does it, and who else wants its workers.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import msgspec
 
@@ -67,6 +68,20 @@ def loading(model: str | None) -> str:
     return f"loading {model}"
 
 
+_SUFFIXES = frozenset(
+    ".aac .avi .flac .m4a .m4b .mkv .mov .mp3 .mp4 .mpeg .oga .ogg .opus .wav .webm .wma".split()
+)
+
+
+def lasting(name: str) -> str | None:
+    """Name of the pace of recordings like this one: seconds that they last, in a megabyte.
+
+    ``None`` for those whose name does not say what they are.
+    """
+    suffix = PurePath(name).suffix.lower()
+    return f"lasting {suffix}" if suffix in _SUFFIXES else None
+
+
 # What to think of a machine of which nothing is known: seconds of recording in a second, by what
 # stands in the model's name. It is outvoted within a second.
 _GUESSES = {"tiny": 30.0, "base": 15.0, "small": 5.0, "medium": 2.0, "large": 1.0}
@@ -88,7 +103,7 @@ _HISTORY_S, _MEMORY_S = 3.0, 60.0
 _ETA_AFTER_S = 0.5
 # Of recordings of which nothing has been heard yet, so much is taken to be speech; as if that had
 # been found in so many seconds.
-_SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 20.0
+_SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 10.0
 # A stretch that one worker does alone, whatever the others do: the last span.
 _ALONE_S = 12.0
 # A window at work is never taken to be further than this share of itself.
@@ -96,7 +111,11 @@ _MOST_OF_WINDOW = 0.9
 # While a recording's length is not known the bar moves a little, ever more slowly.
 _UNKNOWN_SHARE, _UNKNOWN_S = 0.05, 20.0
 # What is told follows the estimate with this delay, as a share of the job's whole time.
-_INERTIA = 0.08
+_INERTIA = 0.04
+# Of mere progress there is something new after such a share of a job's whole time, and of what has
+# passed of it, which at first is all that is known; in seconds at least, and at most.
+_NEWS_OF_WHOLE, _NEWS_OF_PASSED, _SOONEST_NEWS_S, _LATEST_NEWS_S = 1 / 30, 1 / 5, 0.03, 0.5
+_MEGABYTE = 1e6
 
 
 @dataclass(slots=True)
@@ -127,14 +146,16 @@ class Meter:
     reached: dict[int, float] = field(default_factory=dict)
     #: Seconds decoded since the recording's beginning; less than before after a crash.
     decoded: float = 0.0
+    #: Which share of the recording's bytes that is, 0 to 1.
+    share: float = 0.0
     #: The pace of this job alone, by what is done.
     paces: dict[str, Pace] = field(default_factory=dict)
     #: What workers are doing for the job, by their slots.
     at_work: dict[int, _Piece] = field(default_factory=dict)
     #: What was told last: seconds to the end, and when that was.
     told: tuple[float, float] | None = None
-    #: The job's whole time, as it was estimated last, in seconds.
-    total_s: float = 0.0
+    #: For how many seconds what was told last is good enough.
+    pause_s: float = _SOONEST_NEWS_S
     #: When the transcribing began.
     spoke: float | None = None
     #: When a model began to be loaded, by slot; not counting its download.
@@ -234,7 +255,7 @@ def demand(
     is_cold: bool = False,
     download_s: float = 0.0,
 ) -> Demand | None:
-    """Return what is left to do for a job; ``None`` while its length is unknown.
+    """Return what is left to do for a job; ``None`` while nobody can say how long it lasts.
 
     Args:
         job: The job as it stands.
@@ -244,16 +265,17 @@ def demand(
         is_cold: Whether no worker has the job's model.
         download_s: How many seconds its download still takes.
     """
-    if job.duration is None:
+    duration = job.duration or _guess_duration(job, meter, paces)
+    if duration is None:
         return None
     decoding = meter.pace(DECODING, paces)
     pace, transcribed = meter.estimate(transcribing(job.options.model), paces, now)
-    to_decode = max(0.0, job.duration - meter.decoded)
+    to_decode = max(0.0, duration - meter.decoded)
     known = sum(meter.lengths.values())
     # What comes after the last cut may be speech, or a silence as long as no span.
     heard = max(meter.cut, job.decoded - _ALONE_S)
     share = (known + _SPEECH_SHARE * _SPEECH_AFTER_S) / (heard + _SPEECH_AFTER_S)
-    unheard = 0.0 if job.is_prepared else max(0.0, job.duration - heard)
+    unheard = 0.0 if job.is_prepared else max(0.0, duration - heard)
     speech = known + unheard * min(1.0, share)
     left = max(0.0, speech - transcribed)
     load_s = download_s
@@ -267,6 +289,14 @@ def demand(
     if job.options.parallel == "off":
         alone_s = work_s
     return Demand(work_s, alone_s, WEIGHTS[job.options.priority])
+
+
+def _guess_duration(job: Job, meter: Meter, paces: Paces) -> float | None:
+    """Return how long a recording that does not say so may last by its size, in seconds."""
+    if meter.share:
+        return meter.decoded / meter.share
+    known = paces.get(lasting(job.name) or "")
+    return known.speed * job.size_bytes / _MEGABYTE if known else None
 
 
 def forecast(demands: Mapping[str, Demand], slots: int) -> dict[str, float]:
@@ -314,13 +344,12 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
         speed = round(seconds / (now - meter.spoke), 1) if seconds > 0 else speed
     if job.status.is_terminal:
         return Reading(job.percentage, None, speed)
-    if job.status is Status.QUEUED:  # its time begins when a worker does
-        meter.began, meter.told = now, None
-        return Reading(job.percentage, None, speed)
     elapsed = now - meter.began
     if left_s is None:
+        meter.pause_s = _pause(elapsed, math.inf)
         # The bar moves, lest somebody think that nothing does, but nobody is promised anything.
-        share = _UNKNOWN_SHARE * (1 - math.exp(-elapsed / _UNKNOWN_S))
+        is_at_work = job.status is Status.RUNNING
+        share = _UNKNOWN_SHARE * (1 - math.exp(-elapsed / _UNKNOWN_S)) if is_at_work else 0.0
         return Reading(_percentage(job, meter, share), None, speed)
     if meter.told:
         before_s, at = meter.told
@@ -329,12 +358,19 @@ def read(job: Job, meter: Meter, paces: Paces, now: float, left_s: float | None)
         follow = 1 - math.exp((at - now) / slowness) if slowness > 0 else 1.0
         left_s = before_s + (left_s - before_s) * follow
     meter.told = left_s, now
-    meter.total_s = elapsed + left_s
+    total_s = elapsed + left_s
+    meter.pause_s = _pause(elapsed, total_s)
     name = transcribing(job.options.model)
     known = meter.paces.get(name, Pace()) + paces.get(name, Pace())
     eta = round(left_s, 1) if known.took_s >= _ETA_AFTER_S else None
-    share = elapsed / meter.total_s if meter.total_s else 0.0
+    share = elapsed / total_s if total_s else 0.0
     return Reading(_percentage(job, meter, share), eta, speed)
+
+
+def _pause(elapsed: float, total_s: float) -> float:
+    """Return how many seconds a frame of mere progress is good for."""
+    enough = min(_NEWS_OF_WHOLE * total_s, _NEWS_OF_PASSED * elapsed)
+    return min(_LATEST_NEWS_S, max(_SOONEST_NEWS_S, enough))
 
 
 def _percentage(job: Job, meter: Meter, share: float) -> float:
@@ -343,11 +379,14 @@ def _percentage(job: Job, meter: Meter, share: float) -> float:
     return max(job.percentage, round(min(99.9, told), 1))
 
 
-def learn(meter: Meter, paces: Paces) -> dict[str, Pace]:
+def learn(job: Job, meter: Meter, paces: Paces) -> dict[str, Pace]:
     """Return what this machine knows after a job that it did not know before."""
+    measured = dict(meter.paces)
+    if (name := lasting(job.name)) and job.duration and job.size_bytes:
+        measured[name] = Pace(job.duration, job.size_bytes / _MEGABYTE)
     return {
         name: paces.get(name, Pace()).fade(_MEMORY_S) + pace
-        for name, pace in meter.paces.items()
+        for name, pace in measured.items()
         if pace.done
     }
 

@@ -66,8 +66,8 @@ _TOGETHER = 3
 _MOST_STARTS = 5
 # A disk that is full is tried again after so long; who waits for an answer gets one after this.
 _TRY_AGAIN_S, _PATIENCE_S = 1.0, 10.0
-# A job has so many frames of mere progress, if it has time for them, at least and at most so often.
-_STEPS, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 30, 0.03, 0.5
+# While many jobs wait, each is told of less often: so many of them in a second, in all.
+_MOST_WAITING_TOLD = 200
 # How often to look whether something is to be told, at least.
 _TICK_S = 0.05
 # How often to look for jobs that have been kept long enough.
@@ -270,6 +270,7 @@ class Transcriber:
             id=uuid.uuid4().hex,
             # Names of files may hold what is no text.
             name=(name or "recording").encode(errors="replace").decode()[:_LONGEST_NAME],
+            size_bytes=arrival.size_bytes,
             created=time.time(),
             options=options,
             language="en" if is_english_only(options.model or "") else options.language,
@@ -649,7 +650,7 @@ class Transcriber:
     def _is_due(self, job_id: str, now: float) -> bool:
         """Whether to tell of a job now: always of what matters, of mere progress not too often."""
         course, told_at = self._courses.get(job_id), self._told_at.get(job_id)
-        if course is None or told_at is None or now - told_at >= _pause(course):
+        if course is None or told_at is None or now - told_at >= self._pause(course):
             return True
         job = course.job
         try:
@@ -663,13 +664,18 @@ class Transcriber:
             told.language,
         ) or self._positions.get(job_id) != told.queue_position
 
+    def _pause(self, course: Course) -> float:
+        """How long nothing has to be told of a job that only goes on."""
+        crowd = len(self._positions) if course.job.status is Status.QUEUED else 0
+        return max(course.meter.pause_s, crowd / _MOST_WAITING_TOLD)
+
     async def _tick(self) -> None:
         """Let those who watch a job see that time passes."""
         while True:
             if not self._courses:
                 self._is_busy.clear()
                 await self._is_busy.wait()
-            await asyncio.sleep(min([_TICK_S, *map(_pause, self._courses.values())]))
+            await asyncio.sleep(min([_TICK_S, *map(self._pause, self._courses.values())]))
             if self._inbox.empty():  # on a full disk, nothing is taken from it
                 self._inbox.put_nowait(self._touch)
 
@@ -739,13 +745,6 @@ class Transcriber:
         findings = await self._store.findings(job_id)
         course = await asyncio.to_thread(Course, self.get(job_id), findings)
         return course.draft.segments
-
-
-def _pause(course: Course) -> float:
-    """How long nothing has to be told of a job that only goes on."""
-    if course.job.status is Status.QUEUED:
-        return _LONGEST_PAUSE_S
-    return min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, course.meter.total_s / _STEPS))
 
 
 def _suits(slot: Slot, work: Prepare | Transcribe) -> bool:

@@ -138,7 +138,7 @@ def make_cases(folder: Path) -> list[Case]:
     quiet = folder / "quiet.wav"
     _stretch(minutes[7], quiet)
     noise = folder / "noise.wav"
-    _write(noise, np.random.default_rng(1).normal(0, 2000, 120 * speech.RATE).astype(np.int16))
+    _write(noise, np.random.default_rng(1).normal(0, 2000, 1200 * speech.RATE).astype(np.int16))
     video = folder / "video.mp4"
     command = ["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=size=640x360:rate=15"]
     subprocess.run([*command, "-i", str(minutes[7]), "-shortest", str(video)], check=True)

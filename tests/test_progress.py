@@ -181,7 +181,7 @@ def test_a_job_teaches_its_pace_to_those_after_it() -> None:
     meter.speak(1, 3.0, SPANS[:1], MODEL)
     meter.at(SPANS[0], 2000)
     meter.hear(1, 4.0, transcribing(MODEL), 20.0)
-    learnt = learn(meter, {transcribing(MODEL): Pace(6000.0, 600.0)})
+    learnt = learn(make_job(), meter, {transcribing(MODEL): Pace(6000.0, 600.0)})
     assert learnt == {loading(MODEL): Pace(1.0, 3.0), transcribing(MODEL): Pace(620.0, 61.0)}
 
 
@@ -210,6 +210,33 @@ def test_what_is_done_is_not_left() -> None:
     assert work_of(*prepared()) == pytest.approx(10.0)
     assert work_of(*prepared(20, 20, 10)) == pytest.approx(5.0)
     assert work_of(*prepared(20, 20, 20, 20, 20)) == 0.0
+
+
+def test_a_recording_like_others_has_an_end_before_it_is_opened() -> None:
+    """Otherwise who waits in the queue is not told how long."""
+    before = make_job(name="A.MP3", duration=600.0, size_bytes=10_000_000)
+    paces = {**KNOWN, **learn(before, Meter(), {})}
+    waiting = make_job(name="b.mp3", size_bytes=5_000_000)
+    wants = demand(waiting, Meter(), paces, 0.0)
+    assert wants
+    assert wants.work_s == pytest.approx(300 / 100 + 0.9 * 300 / 10)
+    assert read(waiting, Meter(), paces, 5.0, wants.work_s).eta_seconds == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("name", ["b.wav", "b", "mp3", "b.txt", "x/../.mp3"])
+def test_recordings_of_other_kinds_teach_nothing_of_this_one(name: str) -> None:
+    """Otherwise what is promised is off by a factor of ten."""
+    before = make_job(name="a.mp3", duration=600.0, size_bytes=10_000_000)
+    paces = {**KNOWN, **learn(before, Meter(), {})}
+    assert demand(make_job(name=name, size_bytes=5_000_000), Meter(), paces, 0.0) is None
+
+
+def test_a_recording_that_does_not_say_how_long_it_is_is_as_long_as_it_is_large() -> None:
+    """Otherwise what a browser has recorded has no end in sight until all of it is read."""
+    meter = Meter(decoded=30.0, share=0.1)
+    assert work_of(make_job().enter(Step.DECODING), meter) == pytest.approx(
+        270 / 100 + 0.9 * 300 / 10
+    )
 
 
 def test_a_recording_of_unknown_length_promises_nothing() -> None:
@@ -353,15 +380,14 @@ def test_the_percentage_is_the_share_of_the_time() -> None:
         assert reading.eta_seconds == pytest.approx(1100 - now)
 
 
-def test_the_time_of_a_job_begins_when_a_worker_does() -> None:
-    """Otherwise a memo that has waited for an hour is nearly done before it has begun."""
+def test_waiting_for_a_worker_counts() -> None:
+    """Otherwise the bar stands still in the queue, and then races."""
     job, meter = make_job(), Meter()
-    for now in range(600):
-        reading = read(job, meter, KNOWN, float(now), None)
-        assert (reading.percentage, reading.eta_seconds) == (0.0, None)
-    job = job.enter(Step.LOADING_MODEL)
-    assert read(job, meter, KNOWN, 600.0, None).percentage < 1
-    assert read(job, meter, KNOWN, 609.0, 90.0).percentage == pytest.approx(10, abs=1)
+    told = [read(job, meter, KNOWN, float(now), 20.0 - now) for now in range(11)]
+    assert [each.percentage for each in told] == [5.0 * now for now in range(11)]
+    assert [each.eta_seconds for each in told] == [20.0 - now for now in range(11)]
+    # But where nobody knows how long, there is nothing to tell.
+    assert read(make_job(), Meter(), KNOWN, 600.0, None).percentage == 0.0
 
 
 def test_a_new_estimate_is_followed_smoothly() -> None:

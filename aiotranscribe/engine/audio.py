@@ -41,6 +41,7 @@ class Recording:
         if not self._container.streams.audio:
             self._container.close()
             raise Undecodable("there is no sound in this file")
+        self._size_bytes, self._read_bytes = path.stat().st_size, 0
 
     def __enter__(self) -> "Recording":
         return self
@@ -57,6 +58,11 @@ class Recording:
         if self._container.duration:
             return self._container.duration / av.time_base
         return None
+
+    @property
+    def share(self) -> float:
+        """How much of the file's bytes has been read, 0 to 1."""
+        return self._read_bytes / self._size_bytes
 
     def blocks(self) -> Iterator[Samples]:
         """Decode. Yields int16, shape (n,), mono, 16 kHz; n differs from block to block.
@@ -91,6 +97,7 @@ class Recording:
                 return
             if packet is None:
                 return
+            self._read_bytes = max(self._read_bytes, packet.pos or 0)
             yield packet
 
 

@@ -67,6 +67,8 @@ class Decoded(msgspec.Struct, frozen=True, tag=True):
 
     seconds: float
     duration: float | None
+    #: Which share of the recording's bytes that is, 0 to 1.
+    share: float = 0.0
 
 
 class SpanFound(msgspec.Struct, frozen=True, tag=True):

@@ -168,7 +168,8 @@ class _Worker:
                 self._check()
                 _write(pcm, block.tobytes())
                 total += len(block)
-                self.tell(messages.Decoded(total / SAMPLE_RATE, recording.duration))
+                seconds = total / SAMPLE_RATE
+                self.tell(messages.Decoded(seconds, recording.duration, recording.share))
                 if detector is None:
                     self.tell(Entered(Step.DETECTING_SPEECH))
                     detector = audio.SpeechDetector()
