@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ import click
 from aiotranscribe import __version__
 from aiotranscribe.config import Config
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest
-from aiotranscribe.exports import FORMATS, clock, export
+from aiotranscribe.exports import FORMATS, export
 from aiotranscribe.frame import Frame
 from aiotranscribe.job import Options, Status
+from aiotranscribe.sentences import left, negotiate
 from aiotranscribe.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -213,7 +215,8 @@ async def _transcribe(
             except InvalidRequest as error:  # a file that is missing or empty; go on with the rest
                 click.echo(f"{path.name}: {error}", err=True)
         for path, job in jobs:
-            if await _follow(transcriber.watch(job.id), path.name):
+            watcher = transcriber.watch(job.id, language=_language())
+            if await _follow(watcher, path.name):
                 count += 1
                 if folder:
                     transcript = await transcriber.transcript(job.id)
@@ -274,7 +277,7 @@ async def _client(url: str) -> AsyncIterator["Client"]:
     from aiotranscribe.client import Client  # noqa: PLC0415
 
     try:
-        async with Client(url) as client:
+        async with Client(url, language=_language()) as client:
             yield client
     except ClientError as error:
         raise click.ClickException(f"cannot reach {url}: {error}") from error
@@ -304,7 +307,9 @@ async def _follow(frames: AsyncIterator[Frame], name: str) -> bool:
             for segment in frame.segments[max(0, shown - frame.offset) :]:
                 _print_line(bar, segment.text.strip())
             shown = frame.offset + len(frame.segments)
-            eta = "" if frame.eta_seconds is None else f", {clock(frame.eta_seconds)} left"
+            eta = ""
+            if frame.eta_seconds is not None:
+                eta = f", {left(frame.eta_seconds, _language())}"
             bar.update(task, completed=frame.progress_percentage, message=frame.message, eta=eta)
     if frame.status is not Status.COMPLETED:
         click.echo(f"{name}: {frame.message}", err=True)
@@ -317,6 +322,12 @@ def _print_line(bar: "Progress", line: str) -> None:
         bar.console.print(line, soft_wrap=True)
     else:
         click.echo(line)
+
+
+def _language() -> str:
+    """The language of the terminal, as POSIX has it (XBD, section 8.2), if it is one of ours."""
+    spoken = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return negotiate(next(filter(None, spoken), "").partition(".")[0].replace("_", "-"))
 
 
 def _options(settings: Mapping[str, str | None]) -> Options:

@@ -12,7 +12,7 @@ import msgspec
 
 from aiotranscribe import frame as frames
 from aiotranscribe.errors import ServerError
-from aiotranscribe.frame import Frame
+from aiotranscribe.frame import DEFAULT, Frame
 from aiotranscribe.job import Options
 
 #: A server says something every 15 s; after this much silence the connection is dead.
@@ -25,14 +25,18 @@ class Client:
 
     Args:
         url: Where the server is, with the path it is mounted at, if any.
+        language: Of the messages for people: ``en`` or ``pt``.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000") -> None:
+    def __init__(self, url: str = "http://127.0.0.1:8000", *, language: str = DEFAULT) -> None:
         self._url = url.rstrip("/")
+        self._headers = {"Accept-Language": language}
 
     async def __aenter__(self) -> "Client":
         # Uploads may take as long as they need; sockets have their own time-outs.
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=10))
+        self._session = aiohttp.ClientSession(
+            headers=self._headers, timeout=aiohttp.ClientTimeout(sock_connect=10)
+        )
         return self
 
     async def __aexit__(

@@ -23,6 +23,7 @@ _SENTENCES = {
         "transcribing of": "Transcribed {position} of {duration}",
         "downloading": "Downloading the model: {share} %",
         "waiting": "Waiting: {why}",
+        "left": "{time} left",
     },
     "pt": {
         Step.QUEUED: "À espera de um processo livre",
@@ -38,6 +39,7 @@ _SENTENCES = {
         "transcribing of": "Transcritos {position} de {duration}",
         "downloading": "A descarregar o modelo: {share} %",
         "waiting": "Em espera: {why}",
+        "left": "faltam {time}",
     },
 }
 
@@ -70,6 +72,11 @@ def message(
         share=int(100 * (downloaded or 0.0)),
         why=waits_for or (job.error.message if job.error else ""),
     )
+
+
+def left(seconds: float, language: str = DEFAULT) -> str:
+    """Return how long it still takes, for people."""
+    return _SENTENCES[language]["left"].format(time=clock(seconds))
 
 
 def check(language: str) -> str:

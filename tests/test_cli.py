@@ -41,7 +41,7 @@ def command(program: str, *arguments: object) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """Return an environment without settings of ours, in which nothing is downloaded."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AIOTRANSCRIBE")}
-    extra = {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    extra = {"LC_ALL": "C", "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
     return kept | extra | more
 
 
@@ -188,14 +188,19 @@ def test_a_model_that_is_not_there_is_said(make_wav: MakeWav) -> None:
     check_error(done, "missing", "run something")
 
 
-def test_a_terminal_shows_a_bar_and_the_text_above_it(make_wav: MakeWav) -> None:
+@pytest.mark.parametrize(
+    ("language", "done"), [("C", "Transcribed 0:02"), ("pt_PT.UTF-8", "Transcritos 0:02")]
+)
+def test_a_terminal_shows_a_bar_and_the_text_above_it(
+    make_wav: MakeWav, language: str, done: str
+) -> None:
     """Otherwise somebody at a terminal does not see that it works, or cannot read the text."""
     slow = script(Script(segments=3, delay=0.1))
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command(PRETENDED, "transcribe", make_wav(2.0), *MODEL, *slow),
         cwd=ROOT,
-        env=environment(TERM="xterm"),
+        env=environment(TERM="xterm", LC_ALL=language),
         stdout=theirs,
         stderr=theirs,
     )
@@ -215,7 +220,7 @@ def test_a_terminal_shows_a_bar_and_the_text_above_it(make_wav: MakeWav) -> None
         assert re.search(rf"(?m)^pt {start}\.\s*$", text), text
     assert "noise-2.0.wav" in text
     assert "100%" in text
-    assert "Transcribed 0:02" in text
+    assert done in text
     assert "━" in text
 
 
@@ -373,6 +378,15 @@ def test_a_job_that_fails_is_an_error(scripted_server: Server, make_wav: MakeWav
     done = run("submit", make_wav(2.0), "--watch", "--url", scripted_server.url, *fails)
     check_error(done, "as the script says")
     assert done.stdout == "pt 0.0.\n"
+
+
+def test_a_server_speaks_the_language_of_the_terminal(
+    scripted_server: Server, make_wav: MakeWav
+) -> None:
+    """Otherwise the bar is in a language that its reader may not know."""
+    fails = script(Script(segments=2, fail_at=1))
+    arguments = ("submit", make_wav(2.0), "--watch", "--url", scripted_server.url, *fails)
+    assert "Falhou: " in run(*arguments, variables={"LC_ALL": "pt_BR"}).stderr
 
 
 def test_what_the_server_refuses_is_said(scripted_server: Server, make_wav: MakeWav) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from aiotranscribe.errors import Problem
 from aiotranscribe.job import Job, Options, Status, Step
-from aiotranscribe.sentences import _SENTENCES, LANGUAGES, message, negotiate
+from aiotranscribe.sentences import _SENTENCES, LANGUAGES, left, message, negotiate
 
 
 def make_job(**changes: object) -> Job:
@@ -61,6 +61,11 @@ def test_what_a_job_waits_for_is_said() -> None:
     assert message(make_job().enter(Step.DECODING), downloaded=0.5) == "Reading the recording"
     assert message(loading, waits_for="the disk is full") == "Waiting: the disk is full"
     assert message(make_job().end(Status.CANCELLED, 0.0), waits_for="the disk") == "Cancelled"
+
+
+def test_the_time_that_is_left_is_told_in_words() -> None:
+    """Otherwise a bar in Portuguese ends in English."""
+    assert (left(75.4), left(75.4, "pt")) == ("1:15 left", "faltam 1:15")
 
 
 @pytest.mark.parametrize(
