@@ -41,12 +41,18 @@ class Outlook:
         return self._downloads.get(model or "", (None,))[0]
 
     def forecast(
-        self, courses: Mapping[str, Course], warm: Container[str | None], slots: int, now: float
+        self,
+        courses: Mapping[str, Course],
+        leads: Mapping[str, float],
+        warm: Container[str | None],
+        slots: int,
+        now: float,
     ) -> Mapping[str, float]:
         """Return in how many seconds each job is done, for those of which that can be told.
 
         Args:
             courses: The jobs at work.
+            leads: How far others come first, as the scheduler counts.
             warm: The models that some worker has.
             slots: How many workers there are.
             now: The time.
@@ -64,6 +70,7 @@ class Outlook:
                 course.meter,
                 self.paces,
                 now,
+                lead=leads.get(job_id, 0.0),
                 is_cold=model not in warm,
                 download_s=(now - began) * (1 - share) / max(share - first, 0.01),
             )

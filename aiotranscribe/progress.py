@@ -208,6 +208,14 @@ class Meter:
         """Seconds transcribed, over all spans."""
         return sum(self.reached.values())
 
+    @property
+    def unfinished(self) -> float:
+        """Seconds of the spans at work that are still to transcribe."""
+        return sum(map(self._rest, self.at_work.values()))
+
+    def _rest(self, piece: _Piece) -> float:
+        return sum(self.lengths[it] - self.reached.get(it, 0.0) for it in piece.spans)
+
     def pace(self, name: str, paces: Paces, under_way: Pace = Pace()) -> Pace:  # noqa: B008 - frozen
         """Return the pace of this job as far as it is known, and of those before.
 
@@ -228,9 +236,9 @@ class Meter:
         pace, under_way = self.pace(name, paces), Pace()
         for piece in self.at_work.values():
             if piece.spans:
-                rest = sum(self.lengths[it] - self.reached.get(it, 0.0) for it in piece.spans)
                 took_s = now - piece.heard
-                under_way += Pace(min(took_s * pace.speed, _MOST_OF_WINDOW * rest), took_s)
+                most = _MOST_OF_WINDOW * self._rest(piece)
+                under_way += Pace(min(took_s * pace.speed, most), took_s)
         return self.pace(name, paces, under_way), self.transcribed + under_way.done
 
 
@@ -244,6 +252,8 @@ class Demand:
     alone_s: float
     #: Its share beside others.
     weight: float
+    #: How far others come first: so many seconds of a worker for each unit of their weight.
+    lead_s: float = 0.0
 
 
 def demand(
@@ -252,6 +262,7 @@ def demand(
     paces: Paces,
     now: float,
     *,
+    lead: float = 0.0,
     is_cold: bool = False,
     download_s: float = 0.0,
 ) -> Demand | None:
@@ -262,6 +273,7 @@ def demand(
         meter: Its measurements.
         paces: What is known of the jobs before.
         now: The time, on the meter's clock.
+        lead: How far others come first, as the scheduler counts: in seconds of speech by weight.
         is_cold: Whether no worker has the job's model.
         download_s: How many seconds its download still takes.
     """
@@ -288,7 +300,10 @@ def demand(
     alone_s = load_s + decoding.time(min(to_decode, _ALONE_S)) + pace.time(min(left, _ALONE_S))
     if job.options.parallel == "off":
         alone_s = work_s
-    return Demand(work_s, alone_s, WEIGHTS[job.options.priority])
+    weight = WEIGHTS[job.options.priority]
+    # What is at work has had its turn.
+    ahead = max(0.0, lead - meter.unfinished / weight)
+    return Demand(work_s, alone_s, weight, pace.time(ahead))
 
 
 def _guess_duration(job: Job, meter: Meter, paces: Paces) -> float | None:
@@ -302,20 +317,24 @@ def _guess_duration(job: Job, meter: Meter, paces: Paces) -> float | None:
 def forecast(demands: Mapping[str, Demand], slots: int) -> dict[str, float]:
     """Return in how many seconds each job will be done, if they share the slots by weight.
 
-    That is what the scheduler does: who wants least for its weight is done first, then the others
-    have more.
+    That is what the scheduler does: virtual time is what each job at work has had for its weight.
+    A job is at work from its lead to its end, and virtual time goes slower the more there are.
     """
+    turns: list[tuple[float, float, str | None]] = []
+    for job_id, each in demands.items():
+        turns.append((each.lead_s, each.weight, None))
+        turns.append((each.lead_s + each.work_s / each.weight, -each.weight, job_id))
     seconds: dict[str, float] = {}
-    weight = sum(each.weight for each in demands.values())
-    passed, reached = 0.0, 0.0
-    for job_id, each in sorted(demands.items(), key=lambda it: it[1].work_s / it[1].weight):
-        level = each.work_s / each.weight
+    weight, passed, reached = 0.0, 0.0, 0.0
+    for level, change, job_id in sorted(turns, key=lambda turn: turn[0]):
         passed += (level - reached) * weight / slots
         reached = level
-        weight -= each.weight
-        # However many slots are free, the last stretch is done in one.
-        by_itself = (each.work_s - each.alone_s) / slots + each.alone_s
-        seconds[job_id] = max(passed, by_itself)
+        weight += change
+        if job_id is not None:
+            each = demands[job_id]
+            # However many slots are free, the last stretch is done in one.
+            by_itself = (each.work_s - each.alone_s) / slots + each.alone_s
+            seconds[job_id] = max(passed, by_itself)
     return seconds
 
 

@@ -613,7 +613,8 @@ class Transcriber:
         now = time.monotonic()
         outlook = self._outlook
         warm = {slot.model for slot in self._slots if slot.is_ready}
-        forecast = outlook.forecast(self._courses, warm, max(1, len(self._slots)), now)
+        leads, slots = self._scheduler.leads(), max(1, len(self._slots))
+        forecast = outlook.forecast(self._courses, leads, warm, slots, now)
         for job_id in [job_id for job_id in self._changed if self._is_due(job_id, now)]:
             del self._changed[job_id]
             if course := self._courses.get(job_id):

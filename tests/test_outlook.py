@@ -38,29 +38,29 @@ def outlook() -> Outlook:
 def test_jobs_share_and_those_of_unknown_length_have_no_end() -> None:
     """Otherwise somebody is promised what nobody can know, or as if he were alone."""
     courses = {"a": course("a"), "b": course("b"), "new": course("new", is_prepared=False)}
-    assert outlook().forecast(courses, {MODEL}, 1, 0.0) == pytest.approx({"a": 2.0, "b": 2.0})
-    assert outlook().forecast({"a": courses["a"]}, {MODEL}, 1, 0.0) == pytest.approx({"a": 1.0})
+    assert outlook().forecast(courses, {}, {MODEL}, 1, 0.0) == pytest.approx({"a": 2.0, "b": 2.0})
+    assert outlook().forecast({"a": courses["a"]}, {}, {MODEL}, 1, 0.0) == pytest.approx({"a": 1.0})
 
 
 def test_a_forecast_is_for_the_jobs_there_are() -> None:
     """Otherwise a short job is over before it is told of, or a forecast never ages."""
     machine, courses = outlook(), {"a": course("a")}
-    first = machine.forecast(courses, {MODEL}, 1, 0.0)["a"]
-    assert machine.forecast(courses, {MODEL}, 1, 0.05)["a"] == pytest.approx(first - 0.05)
+    first = machine.forecast(courses, {}, {MODEL}, 1, 0.0)["a"]
+    assert machine.forecast(courses, {}, {MODEL}, 1, 0.05)["a"] == pytest.approx(first - 0.05)
     courses["b"] = course("b")
-    assert machine.forecast(courses, {MODEL}, 1, 0.06).keys() == {"a", "b"}
+    assert machine.forecast(courses, {}, {MODEL}, 1, 0.06).keys() == {"a", "b"}
 
 
 def test_a_download_takes_as_long_as_it_has_taken_so_far() -> None:
     """Otherwise the first use of a model has no end in sight."""
     machine, courses = outlook(), {"a": course("a")}
     assert machine.downloaded(MODEL) is None
-    cold = machine.forecast(courses, set(), 1, 0.0)["a"]
+    cold = machine.forecast(courses, {}, set(), 1, 0.0)["a"]
     assert cold == pytest.approx(3.0)
     machine.download(MODEL, 0.5, 10.0)  # half of it had been there
     machine.download(MODEL, 0.75, 20.0)
     assert machine.downloaded(MODEL) == 0.75
-    assert machine.forecast(courses, set(), 1, 20.0)["a"] == pytest.approx(10.0 + cold)
+    assert machine.forecast(courses, {}, set(), 1, 20.0)["a"] == pytest.approx(10.0 + cold)
     machine.download(MODEL, 1.0, 30.0)
     assert machine.downloaded(MODEL) is None
 

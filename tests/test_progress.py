@@ -351,10 +351,34 @@ def test_who_has_priority_is_done_sooner() -> None:
     assert both == {"a": 125.0, "b": 200.0}
 
 
+def test_who_has_had_more_than_his_turn_waits_for_the_others() -> None:
+    """Otherwise a memo whose next turn is far away is nearly done for a long time."""
+    jobs = {"long": Demand(10.0, 0.0, 1.0), "memo": Demand(1.0, 0.0, 1.0, lead_s=2.0)}
+    assert forecast(jobs, 1) == pytest.approx({"memo": 4.0, "long": 11.0})
+    # Where there are no others, there is nobody to wait for.
+    assert forecast({"memo": jobs["memo"]}, 1) == pytest.approx({"memo": 1.0})
+
+
+def test_what_is_at_work_has_had_its_turn() -> None:
+    """Otherwise the last spans of a job wait for turns that they do not need."""
+    job, meter = prepared()
+    meter.speak(0, 0.0, SPANS[:2], MODEL)
+    waiting = demand(job, meter, KNOWN, 0.0, lead=50.0)
+    assert waiting
+    # 40 of 50 seconds are those at work; and normal jobs have a weight of 4.
+    assert waiting.lead_s == pytest.approx((50.0 - 40.0 / 4) / 10)
+
+
 @given(
     st.dictionaries(
         st.text(max_size=3),
-        st.builds(Demand, st.floats(0, 1e5), st.just(0.0), st.sampled_from([1.0, 4.0, 16.0])),
+        st.builds(
+            Demand,
+            st.floats(0, 1e5),
+            st.just(0.0),
+            st.sampled_from([1.0, 4.0, 16.0]),
+            st.floats(0, 1e3),
+        ),
         min_size=1,
     ),
     st.integers(1, 8),

@@ -287,3 +287,15 @@ def test_nobody_starves_because_of_a_model() -> None:
     taken = [next(iter(scheduler.take(prefers=prefers("warm")))) for _ in range(100)]
     assert "cold" in taken[:10]
     assert taken.count("cold") >= 45
+
+
+def test_it_is_known_how_far_others_come_first() -> None:
+    """Otherwise nobody can say when a job whose turn was just now has the next one."""
+    scheduler: Scheduler[str] = Scheduler()
+    push(scheduler, "memo", 2)
+    assert scheduler.leads() == {"memo": 0.0}
+    scheduler.take()
+    push(scheduler, "long", 10)
+    assert scheduler.leads() == {"memo": 10.0, "long": 0.0}
+    scheduler.take()
+    assert scheduler.leads() == {"memo": 10.0, "long": 10.0}

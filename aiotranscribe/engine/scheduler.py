@@ -107,6 +107,10 @@ class Scheduler(Generic[W]):
         waiting = {job_id: queue for job_id, queue in self._queues.items() if queue.pieces}
         return sorted(waiting, key=lambda job_id: (waiting[job_id].start, waiting[job_id].order))
 
+    def leads(self) -> dict[str, float]:
+        """Return how far others come before each job's next turn: in cost by weight."""
+        return {it: max(0.0, queue.start - self._now) for it, queue in self._queues.items()}
+
     @staticmethod
     def _fits(taken: list[_Piece[W]], piece: _Piece[W], most: int) -> bool:
         return len(taken) < most and not taken[0].is_alone and not piece.is_alone
