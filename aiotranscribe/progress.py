@@ -106,6 +106,8 @@ _ETA_AFTER_S = 0.5
 _SPEECH_SHARE, _SPEECH_AFTER_S = 0.9, 10.0
 # A stretch that one worker does alone, whatever the others do: the last span.
 _ALONE_S = 12.0
+# So much is handed out at a time, in seconds of speech: three spans.
+_TURN_S = 50.0
 # A window at work is never taken to be further than this share of itself.
 _MOST_OF_WINDOW = 0.9
 # While a recording's length is not known the bar moves a little, ever more slowly.
@@ -254,6 +256,10 @@ class Demand:
     weight: float
     #: How far others come first: so many seconds of a worker for each unit of their weight.
     lead_s: float = 0.0
+    #: How long others wait for one of its turns, in seconds of a worker.
+    turn_s: float = 0.0
+    #: Whether it has work left for another turn.
+    is_waiting: bool = False
 
 
 def demand(
@@ -302,8 +308,16 @@ def demand(
         alone_s = work_s
     weight = WEIGHTS[job.options.priority]
     # What is at work has had its turn.
-    ahead = max(0.0, lead - meter.unfinished / weight)
-    return Demand(work_s, alone_s, weight, pace.time(ahead))
+    at_work = min(left, meter.unfinished - (transcribed - meter.transcribed))
+    ahead = max(0.0, lead - at_work / weight)
+    return Demand(
+        work_s,
+        alone_s,
+        weight,
+        lead_s=pace.time(ahead),
+        turn_s=pace.time(min(left, _TURN_S)),
+        is_waiting=left > at_work,
+    )
 
 
 def _guess_duration(job: Job, meter: Meter, paces: Paces) -> float | None:
@@ -320,21 +334,23 @@ def forecast(demands: Mapping[str, Demand], slots: int) -> dict[str, float]:
     That is what the scheduler does: virtual time is what each job at work has had for its weight.
     A job is at work from its lead to its end, and virtual time goes slower the more there are.
     """
-    turns: list[tuple[float, float, str | None]] = []
+    steps = []
     for job_id, each in demands.items():
-        turns.append((each.lead_s, each.weight, None))
-        turns.append((each.lead_s + each.work_s / each.weight, -each.weight, job_id))
+        steps += [(each.lead_s, 1, job_id), (each.lead_s + each.work_s / each.weight, -1, job_id)]
     seconds: dict[str, float] = {}
-    weight, passed, reached = 0.0, 0.0, 0.0
-    for level, change, job_id in sorted(turns, key=lambda turn: turn[0]):
+    weight, turn_s, passed, reached = 0.0, 0.0, 0.0, 0.0
+    for level, direction, job_id in sorted(steps, key=lambda step: step[0]):
+        each = demands[job_id]
         passed += (level - reached) * weight / slots
         reached = level
-        weight += change
-        if job_id is not None:
-            each = demands[job_id]
-            # However many slots are free, the last stretch is done in one.
+        weight += direction * each.weight
+        turn_s += direction * each.turn_s
+        if direction < 0:
+            # However many slots are free, the last stretch is done in one; and whoever needs
+            # another turn comes, as often as not, when others have just begun theirs.
             by_itself = (each.work_s - each.alone_s) / slots + each.alone_s
-            seconds[job_id] = max(passed, by_itself)
+            wait_s = turn_s / slots / 2 if each.is_waiting else 0.0
+            seconds[job_id] = max(passed, by_itself) + wait_s
     return seconds
 
 
