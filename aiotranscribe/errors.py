@@ -8,7 +8,7 @@
     ├── UnsupportedBody         the body is of a type that holds no recording
     ├── JobNotFound
     ├── NotFinished             the transcript is asked for before the end
-    ├── RecordingGone           the recording of a job was not kept
+    ├── RecordingLost           the recording of a job was not kept
     ├── Closed                  the transcriber is going away
     ├── StorageUnavailable      the data folder cannot be written: full, or read-only
     ├── DataFolderInUse         another transcriber has the data folder
@@ -80,10 +80,10 @@ class NotFinished(AiotranscribeError):
     http_status = 409
 
 
-class RecordingGone(AiotranscribeError):
+class RecordingLost(AiotranscribeError):
     """The recording of a job is not on the disk any more."""
 
-    code = "recording_gone"
+    code = "recording_lost"
     http_status = 410
 
 

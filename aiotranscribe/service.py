@@ -39,7 +39,7 @@ from aiotranscribe.errors import (
     ModelNotAvailable,
     NotFinished,
     Problem,
-    RecordingGone,
+    RecordingLost,
     StorageUnavailable,
     UnusableStore,
 )
@@ -366,11 +366,11 @@ class Transcriber:
 
         Raises:
             JobNotFound: there is no such job.
-            RecordingGone: it was not kept.
+            RecordingLost: it was not kept.
         """
         path = self._spool.recording(self.get(job_id).id)
         if not await asyncio.to_thread(path.exists):
-            raise RecordingGone(
+            raise RecordingLost(
                 "the recording of this job is not here any more; servers with --no-keep-audio "
                 "remove it when the job ends"
             )
@@ -381,7 +381,7 @@ class Transcriber:
 
         Raises:
             JobNotFound: there is no such job.
-            RecordingGone: its recording was not kept.
+            RecordingLost: its recording was not kept.
         """
         path, job = await self.recording(job_id), self.get(job_id)
         return await self.submit(path, name=job.name, options=job.options)

@@ -105,7 +105,7 @@ class Album:
         running = (await self._client.submit(alice)).job_id
         for title in ("Town meeting, all of it.ogg", "Bedtime story.ogg"):
             await self._client.submit(Path(shutil.copy(alice, place / title)))
-        await self._take("running", f"#/jobs/{running}", "#text p:nth-child(3)")
+        await self._take("running", f"#/jobs/{running}", "#text p:nth-child(2)")
         await self._take("list", "#/", ".running")
         await self._end(running)
         await self._take("done", f"#/jobs/{running}", "#player:not([hidden])", self._play)

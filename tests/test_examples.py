@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from pytest_aiohttp import AiohttpServer
 from aiotranscribe import Client, Config, Transcriber, create_app
 from tests import scripted
 from tests.conftest import ROOT, SAMPLE, Server
-from tests.line import Line
+from tests.line import Line, free_port
 from tests.scripted import Script
 from tests.waiting import LONG_S
 
@@ -405,10 +404,3 @@ async def test_embed_puts_the_transcriber_into_an_application(embedded: str) -> 
     async with Client(f"{embedded}/stt") as client:
         frames = [frame async for frame in client.watch((await client.submit(SAMPLE)).job_id)]
     assert frames[-1].progress_percentage == 100
-
-
-def free_port() -> int:
-    """Return a port where nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

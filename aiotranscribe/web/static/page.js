@@ -3,165 +3,139 @@
 import { submit, watch, watchAll } from "./aiotranscribe.js";
 
 // What the page says by itself, by language; what a job says comes from the server in the same one.
-const WORDS = {
-  en: {
-    other: "Português",
-    title: "Turn speech into text",
-    invitation: "Drop recordings anywhere on this page, or paste them. Audio or video, as many as you like. They stay on this server.",
-    choose: "Choose files",
-    record: "Record",
-    sample: "or try it with a sample",
-    listening: "Listening. Speak as long as you like.",
-    stop: "Stop and transcribe",
-    discard: "Discard",
-    recording: "Recording",
-    noMicrophone: "There is no microphone here, or another program has it.",
-    forbiddenMicrophone: "The browser may not use the microphone. Allow it beside the address, then try again.",
-    insecureMicrophone: "Browsers record only on pages with https, or on the server’s own machine. Record with another app, then choose the file.",
-    list: "Recordings",
-    none: "Nothing here yet. What you transcribe will be listed here, and stay until you delete it.",
-    more: "Show older ones",
-    lost: "Connection lost. Reconnecting …",
-    back: "All recordings",
-    sending: part => `Sending, ${part} %`,
-    waitingToSend: "Waiting to be sent",
-    next: "Next in line",
-    before: count => `Waiting, ${count} before it`,
-    left: time => `${time} left`,
-    speed: speed => `${speed} times as fast as speech`,
-    notify: "Notify me when it is done",
-    notified: "You will be notified",
-    cancel: "Cancel",
-    retry: "Try again",
-    delete: "Delete",
-    forget: "Remove from the list",
-    of: (what, name) => `${what}: ${name}`,
-    asked: name => `Delete “${name}”?`,
-    forGood: "The recording and its text are erased for good.",
-    keep: "Keep it",
-    erase: "Delete",
-    deleted: "Deleted",
-    download: "Download",
-    copy: "Copy text",
-    copied: "Copied",
-    notCopied: "The browser does not let this page copy. Download the text instead.",
-    search: "Search in the text",
-    hits: (which, count) => count ? `${which} of ${count}` : "Not found",
-    previousHit: "Previous match",
-    nextHit: "Next match",
-    player: "Player",
-    play: "Play",
-    pause: "Pause",
-    sentenceBefore: "Previous sentence",
-    sentenceAfter: "Next sentence",
-    seek: "Position",
-    rate: "Speed",
-    position: (at, length) => `${at} of ${length}`,
-    playFrom: time => `Play from ${time}`,
-    unplayable: "This browser cannot play this recording. The text is complete all the same.",
-    newest: "Go to the newest",
-    here: "Go to what is playing",
-    silent: "No speech was found in this recording.",
-    said: detail => `The server says: ${detail}`,
-    problems: {
-      cancelled: ["Cancelled", "This is the text so far. You can have the recording transcribed again from its beginning."],
-      undecodable: ["This file cannot be played", "It is not audio or video, or it is damaged, or silent. See whether it plays elsewhere, or save it as MP3 or WAV and send that."],
-      model_not_available: ["The speech model is missing", "Whoever runs this server has to provide it. Then try again."],
-      out_of_memory: ["The server ran out of memory", "Try again when less is going on there, or ask for a smaller model."],
-      storage_unavailable: ["The server’s disk is full", "Delete recordings that you do not need, then try again."],
-      recording_lost: ["The recording is gone", "Somebody has removed it from the server. Send it again."],
-      recording_gone: ["The recording was not kept", "This server keeps only the text. To transcribe it anew, send it again."],
-      worker_died: ["The server stumbled over this recording", "Twice, at the same place. Save it in another format and send that, or try again."],
-      work_failed: ["Something went wrong", "Try again. If it happens once more, the server’s log says why."],
-      job_not_found: ["There is no such recording", "It has been deleted, or the address is incomplete."],
-      invalid_request: ["It could not be sent", "The file is empty, or the connection broke. Try again."],
-      closed: ["The server is just being stopped", "Try again in a minute."],
-      unreachable: ["The server does not answer", "Check the connection, then try again."],
-    },
-  },
-  pt: {
-    other: "English",
-    title: "Da fala ao texto",
-    invitation: "Largue gravações em qualquer lugar desta página, ou cole-as. Áudio ou vídeo, tantas quantas quiser. Ficam neste servidor.",
-    choose: "Escolher ficheiros",
-    record: "Gravar",
-    sample: "ou experimente com um exemplo",
-    listening: "A ouvir. Fale o tempo que quiser.",
-    stop: "Parar e transcrever",
-    discard: "Descartar",
-    recording: "Gravação",
-    noMicrophone: "Não há aqui microfone, ou outro programa está a usá-lo.",
-    forbiddenMicrophone: "O navegador não pode usar o microfone. Permita-o junto ao endereço e tente de novo.",
-    insecureMicrophone: "Os navegadores só gravam em páginas com https, ou na própria máquina do servidor. Grave com outra aplicação e escolha o ficheiro.",
-    list: "Gravações",
-    none: "Ainda não há nada. O que transcrever aparece aqui, e fica até que o apague.",
-    more: "Mostrar mais antigas",
-    lost: "Ligação perdida. A religar …",
-    back: "Todas as gravações",
-    sending: part => `A enviar, ${part} %`,
-    waitingToSend: "À espera de ser enviada",
-    next: "A seguir na fila",
-    before: count => `Em espera, ${count} à frente`,
-    left: time => `faltam ${time}`,
-    speed: speed => `${speed} vezes mais rápido do que a fala`,
-    notify: "Avisar-me quando terminar",
-    notified: "Será avisado",
-    cancel: "Cancelar",
-    retry: "Tentar de novo",
-    delete: "Apagar",
-    forget: "Tirar da lista",
-    of: (what, name) => `${what}: ${name}`,
-    asked: name => `Apagar «${name}»?`,
-    forGood: "A gravação e o seu texto são apagados para sempre.",
-    keep: "Manter",
-    erase: "Apagar",
-    deleted: "Apagada",
-    download: "Descarregar",
-    copy: "Copiar texto",
-    copied: "Copiado",
-    notCopied: "O navegador não deixa esta página copiar. Descarregue antes o texto.",
-    search: "Procurar no texto",
-    hits: (which, count) => count ? `${which} de ${count}` : "Não encontrado",
-    previousHit: "Resultado anterior",
-    nextHit: "Resultado seguinte",
-    player: "Leitor",
-    play: "Ouvir",
-    pause: "Pausa",
-    sentenceBefore: "Frase anterior",
-    sentenceAfter: "Frase seguinte",
-    seek: "Posição",
-    rate: "Velocidade",
-    position: (at, length) => `${at} de ${length}`,
-    playFrom: time => `Ouvir a partir de ${time}`,
-    unplayable: "Este navegador não consegue reproduzir esta gravação. O texto está completo, ainda assim.",
-    newest: "Ir para o mais recente",
-    here: "Ir para o que está a tocar",
-    silent: "Não foi encontrada fala nesta gravação.",
-    said: detail => `O servidor diz: ${detail}`,
-    problems: {
-      cancelled: ["Cancelada", "Este é o texto até agora. A gravação pode ser transcrita de novo, desde o início."],
-      undecodable: ["Este ficheiro não se consegue ler", "Não é áudio nem vídeo, ou está danificado, ou não tem som. Veja se toca noutro lado, ou guarde-o como MP3 ou WAV e envie esse."],
-      model_not_available: ["Falta o modelo de fala", "Quem gere este servidor tem de o fornecer. Depois tente de novo."],
-      out_of_memory: ["O servidor ficou sem memória", "Tente de novo quando houver menos movimento, ou peça um modelo mais pequeno."],
-      storage_unavailable: ["O disco do servidor está cheio", "Apague gravações de que não precisa e tente de novo."],
-      recording_lost: ["A gravação desapareceu", "Alguém a removeu do servidor. Envie-a outra vez."],
-      recording_gone: ["A gravação não foi guardada", "Este servidor só guarda o texto. Para a transcrever de novo, envie-a outra vez."],
-      worker_died: ["O servidor tropeçou nesta gravação", "Duas vezes, no mesmo sítio. Guarde-a noutro formato e envie essa, ou tente de novo."],
-      work_failed: ["Algo correu mal", "Tente de novo. Se voltar a acontecer, o registo do servidor diz porquê."],
-      job_not_found: ["Não existe essa gravação", "Foi apagada, ou o endereço está incompleto."],
-      invalid_request: ["Não foi possível enviar", "O ficheiro está vazio, ou a ligação caiu. Tente de novo."],
-      closed: ["O servidor está a ser parado", "Tente de novo daqui a um minuto."],
-      unreachable: ["O servidor não responde", "Verifique a ligação e tente de novo."],
-    },
+const en = {
+  other: "Português",
+  title: "Turn speech into text",
+  drop: "Drop recordings anywhere on this page, or paste them.",
+  invitation: "Audio or video, as many as you like. They stay on this server.",
+  choose: "Choose files",
+  record: "Record",
+  sample: "or try it with a sample",
+  listening: "Listening …",
+  stop: "Stop and transcribe",
+  discard: "Discard",
+  recording: "Recording",
+  noMicrophone: "The microphone cannot be used. Is it allowed, beside the address?",
+  insecureMicrophone: "Browsers record only over https. Record with another app, then choose the file.",
+  list: "Recordings",
+  none: "What you transcribe is kept here, until you delete it.",
+  more: "Show older ones",
+  lost: "Connection lost. Reconnecting …",
+  back: "All recordings",
+  sending: part => `Sending, ${part} %`,
+  waitingToSend: "Waiting to be sent",
+  next: "Next in line",
+  before: count => `Waiting, ${count} before it`,
+  left: time => `${time} left`,
+  notify: "Notify me when it is done",
+  cancel: "Cancel",
+  retry: "Try again",
+  delete: "Delete",
+  asked: name => `Delete “${name}”?`,
+  forGood: "The recording and its text are erased for good.",
+  keep: "Keep it",
+  deleted: "Deleted",
+  download: "Download",
+  copy: "Copy text",
+  copied: "Copied",
+  notCopied: "Not copied. Download the text instead.",
+  search: "Search in the text",
+  hits: (which, count) => count ? `${which} of ${count}` : "Not found",
+  previousHit: "Previous match",
+  nextHit: "Next match",
+  player: "Player",
+  play: "Play",
+  pause: "Pause",
+  sentenceBefore: "Previous sentence",
+  sentenceAfter: "Next sentence",
+  seek: "Position",
+  rate: "Speed",
+  unplayable: "This browser cannot play this recording.",
+  follow: "Follow",
+  silent: "No speech was found in this recording.",
+  said: detail => `The server says: ${detail}`,
+  problems: {
+    cancelled: ["Cancelled", "This is the text so far. You can have it all transcribed again."],
+    undecodable: ["This file cannot be played", "It is not audio or video, is damaged, or has no sound. Save it as MP3 or WAV and send that."],
+    model_not_available: ["The speech model is missing", "Whoever runs this server has to provide it."],
+    storage_unavailable: ["The server’s disk is full", "Delete recordings that you do not need, then try again."],
+    recording_lost: ["The recording is not here any more", "This server may only keep texts. Send it again."],
+    work_failed: ["Something went wrong", "Try again. If it happens once more, the server’s log says why."],
+    job_not_found: ["There is no such recording", "It has been deleted, or the address is incomplete."],
+    invalid_request: ["It could not be sent", "Is the file empty? If not, try again."],
+    unreachable: ["The server does not answer", "Check the connection, then try again."],
   },
 };
+const pt = {
+  other: "English",
+  title: "Da fala ao texto",
+  drop: "Largue gravações em qualquer lugar desta página, ou cole-as.",
+  invitation: "Áudio ou vídeo, tantos quantos quiser. Ficam neste servidor.",
+  choose: "Escolher ficheiros",
+  record: "Gravar",
+  sample: "ou experimente com um exemplo",
+  listening: "A ouvir …",
+  stop: "Parar e transcrever",
+  discard: "Descartar",
+  recording: "Gravação",
+  noMicrophone: "Não se pode usar o microfone. Está permitido, junto ao endereço?",
+  insecureMicrophone: "Os navegadores só gravam por https. Grave com outra aplicação e escolha o ficheiro.",
+  list: "Gravações",
+  none: "O que transcrever fica guardado aqui, até que o apague.",
+  more: "Mostrar mais antigas",
+  lost: "Ligação perdida. A religar …",
+  back: "Todas as gravações",
+  sending: part => `A enviar, ${part} %`,
+  waitingToSend: "À espera de ser enviada",
+  next: "A seguir na fila",
+  before: count => `Em espera, ${count} à frente`,
+  left: time => `faltam ${time}`,
+  notify: "Avisar-me quando terminar",
+  cancel: "Cancelar",
+  retry: "Tentar de novo",
+  delete: "Apagar",
+  asked: name => `Apagar «${name}»?`,
+  forGood: "A gravação e o seu texto são apagados para sempre.",
+  keep: "Manter",
+  deleted: "Apagada",
+  download: "Descarregar",
+  copy: "Copiar texto",
+  copied: "Copiado",
+  notCopied: "Não copiado. Descarregue antes o texto.",
+  search: "Procurar no texto",
+  hits: (which, count) => count ? `${which} de ${count}` : "Não encontrado",
+  previousHit: "Resultado anterior",
+  nextHit: "Resultado seguinte",
+  player: "Leitor",
+  play: "Ouvir",
+  pause: "Pausa",
+  sentenceBefore: "Frase anterior",
+  sentenceAfter: "Frase seguinte",
+  seek: "Posição",
+  rate: "Velocidade",
+  unplayable: "Este navegador não consegue tocar esta gravação.",
+  follow: "Acompanhar",
+  silent: "Não foi encontrada fala nesta gravação.",
+  said: detail => `O servidor diz: ${detail}`,
+  problems: {
+    cancelled: ["Cancelada", "Este é o texto até agora. Pode mandar transcrever tudo de novo."],
+    undecodable: ["Este ficheiro não se consegue ler", "Não é áudio nem vídeo, está danificado, ou não tem som. Guarde-o como MP3 ou WAV e envie esse."],
+    model_not_available: ["Falta o modelo de fala", "Quem gere este servidor tem de o fornecer."],
+    storage_unavailable: ["O disco do servidor está cheio", "Apague gravações de que não precisa e tente de novo."],
+    recording_lost: ["A gravação já não está aqui", "Este servidor talvez só guarde textos. Envie-a outra vez."],
+    work_failed: ["Algo correu mal", "Tente de novo. Se voltar a acontecer, o registo do servidor diz porquê."],
+    job_not_found: ["Não existe essa gravação", "Foi apagada, ou o endereço está incompleto."],
+    invalid_request: ["Não foi possível enviar", "O ficheiro está vazio? Se não, tente de novo."],
+    unreachable: ["O servidor não responde", "Verifique a ligação e tente de novo."],
+  },
+};
+const WORDS = { en, pt };
 
 const SERVER = new URL("..", import.meta.url).href;
 const FORMATS = document.documentElement.dataset.formats.split(" ");
 const ROWS = 50;                                    // how many more jobs to list each time
 const RATES = [1, 1.25, 1.5, 2, 0.75];
 const PAUSE_S = 1.5, LONG = 400, TOO_LONG = 900;    // where a paragraph ends
-const HIGHLIGHTS = 1000;
 const CANCELLED = { code: "cancelled", message: "" };
 
 const $ = id => document.getElementById(id);
@@ -174,8 +148,6 @@ const percentOf = frame => Math.floor(frame.progress_percentage);
 
 let jobs = null;                                    // every job's frame, once that is known
 let view = null;                                    // the job that is looked at
-
-// -- language and the server -----------------------------------------------------------------------
 
 function chooseLanguage() {
   const wishes = [remembered(), ...navigator.languages].map(tag => tag?.split("-")[0]);
@@ -208,8 +180,6 @@ function explain({ code, status, message }) {
   return { what, todo, detail: status === 0 ? "" : message };
 }
 
-// -- saying things ------------------------------------------------------------------------------------
-
 function clock(seconds) {
   const [h, m, s] = [seconds / 3600, seconds / 60 % 60, seconds % 60].map(Math.floor);
   const pad = number => `${number}`.padStart(2, "0");
@@ -240,7 +210,7 @@ function facts({ duration_seconds, language, created }) {
   ].filter(Boolean).join(" · ");
 }
 
-/** For those who do not see the page; not each percent, which nobody could bear. */
+/** For those who do not see the page. */
 function announce(text) {
   if ($("status").textContent !== text) $("status").textContent = text;
 }
@@ -283,8 +253,6 @@ function tellEnd(frame) {
 
 addEventListener("focus", () => { entitle.news = null; entitle() });
 
-// -- what can be done with a job -----------------------------------------------------------------------
-
 const DEEDS = {
   cancel: frame => ask("POST", `v1/jobs/${frame.job_id}/cancel`),
   async retry(frame) {
@@ -298,9 +266,9 @@ const DEEDS = {
     question.showModal();
     await new Promise(resolve => question.addEventListener("close", resolve, { once: true }));
     if (question.returnValue !== "yes") return;
+    location.hash = "#/";
     await ask("DELETE", `v1/jobs/${frame.job_id}`);
     announce(say.deleted);
-    if (view) location.hash = "#/";
   },
 };
 
@@ -309,8 +277,6 @@ async function perform(button, frame) {
   await DEEDS[button.dataset.do](frame).catch(complain);
   button.disabled = false;
 }
-
-// -- the list -------------------------------------------------------------------------------------------
 
 const rows = new Map();
 let most = ROWS;
@@ -323,7 +289,7 @@ async function keepList() {
       if (isEnded(frame) && ended.get(frame.job_id) === false) tellEnd(frame);
       ended.set(frame.job_id, isEnded(frame));
     }
-    if (view?.frame && !jobs.has(view.id)) view.gone();
+    if (view?.frame && ended.has(view.id) && !jobs.has(view.id)) view.fail({ code: "job_not_found", message: "" });
     $("list-lost").hidden = true;
     showList();
     await pause(50);                                // the rest of what comes with it, in one go
@@ -365,19 +331,14 @@ function fillRow(row, frame) {
   link.textContent = called;
   row.querySelector("p").textContent = {
     queued: () => message(frame),
-    running: () => [`${percentOf(frame)} %`, frame.message, left(frame)].filter(Boolean).join(" · "),
+    running: () => `${percentOf(frame)} % · ${left(frame) || frame.message}`,
     completed: () => facts(frame),
     failed: () => `${explain(frame.error).what} · ${facts(frame)}`,
     cancelled: () => `${explain(CANCELLED).what} · ${facts(frame)}`,
   }[status]();
-  progress.hidden = status !== "running";
   progress.value = frame.progress_percentage;
   name(progress, called);
-  for (const button of row.querySelectorAll("button")) {
-    const deed = button.dataset.do;
-    name(button, say.of(say[deed], called));
-    button.hidden = { cancel: isEnded(frame), retry: !["failed", "cancelled"].includes(status), delete: !isEnded(frame) }[deed];
-  }
+  for (const button of row.querySelectorAll("button")) name(button, `${say[button.dataset.do]}: ${called}`);
 }
 
 $("jobs").onclick = ({ target }) => {
@@ -385,8 +346,6 @@ $("jobs").onclick = ({ target }) => {
   if (button) perform(button, button.closest("li").frame);
 };
 $("more").onclick = () => { most += ROWS; showList() };
-
-// -- sending --------------------------------------------------------------------------------------------
 
 let sending = Promise.resolve(), unsent = 0;
 
@@ -406,12 +365,9 @@ function sendLater(file, row, isOnly) {
   use(row, "choose");
   row.querySelector("a").textContent = file.name;
   state.textContent = say.waitingToSend;
+  for (const [button, word] of [[cancel, "cancel"], [retry, "retry"], [forget, "discard"]])
+    name(button, `${say[word]}: ${file.name}`);
   name(progress, file.name);
-  progress.value = 0;
-  name(cancel, say.of(say.cancel, file.name));
-  name(retry, say.of(say.retry, file.name));
-  name(forget, say.of(say.forget, file.name));
-  [progress.hidden, retry.hidden, forget.hidden, cancel.hidden] = [false, true, true, false];
   cancel.onclick = () => stop.abort();
   retry.onclick = () => sendLater(file, row, isOnly);
   forget.onclick = end;
@@ -435,7 +391,6 @@ function sendLater(file, row, isOnly) {
       row.className = "failed";
       use(row, "failed");
       state.textContent = [`${what}.`, todo, detail].join(" ");
-      [progress.hidden, retry.hidden, forget.hidden, cancel.hidden] = [true, false, false, true];
       announce(`${file.name}: ${what}. ${todo}`);
     } finally {
       unsent--;
@@ -470,17 +425,13 @@ addEventListener("drop", event => {
   send([...event.dataTransfer.files]);
 });
 
-// -- the microphone ------------------------------------------------------------------------------------------
-
-const BARS = 72, wave = document.querySelector("#wave path"), calm = wave.getAttribute("d");
+const BARS = 60, wave = document.querySelector("#wave path"), calm = wave.getAttribute("d");
 
 $("record").onclick = async () => {
   if (!navigator.mediaDevices || !self.MediaRecorder) return toast(say.insecureMicrophone);
   try {
     record(await navigator.mediaDevices.getUserMedia({ audio: true }));
-  } catch (error) {
-    toast(error.name === "NotAllowedError" ? say.forbiddenMicrophone : say.noMicrophone);
-  }
+  } catch { toast(say.noMicrophone) }
 };
 
 function record(stream) {
@@ -521,8 +472,6 @@ function record(stream) {
   $("stop").focus();
 }
 
-// -- one job -----------------------------------------------------------------------------------------------
-
 const audio = $("audio");
 
 class View {
@@ -539,11 +488,11 @@ class View {
   }
 
   async watch() {
+    const { signal } = this.stop, onLost = () => this.lose();
     try {
-      const { signal } = this.stop, onLost = () => this.lose();
       for await (const frame of watch(this.id, { server: SERVER, lang, signal, onLost })) this.show(frame);
     } catch (error) {
-      if (view === this) this.fail(error);
+      if (!signal.aborted) this.fail(error);
     }
   }
 
@@ -554,7 +503,7 @@ class View {
     for (const id of ["trouble", "work", "tools", "player", "silent", "follow"]) $(id).hidden = true;
     for (const id of ["text", "name", "facts"]) $(id).replaceChildren();
     $("search").reset();
-    $("search").querySelector("output").textContent = "";
+    $("found").textContent = "";
     CSS.highlights?.clear();
   }
 
@@ -579,11 +528,10 @@ class View {
     const { frame } = this, speed = frame.speed && frame.speed.toFixed(frame.speed < 10 ? 1 : 0);
     $("work").hidden = false;
     $("work").classList.remove("lost");
-    document.querySelector("#work progress").value = frame.progress_percentage;
+    $("bar").value = frame.progress_percentage;
     $("percent").textContent = `${percentOf(frame)} %`;
     $("message").textContent = message(frame);
     $("pace").textContent = [left(frame), speed && `${speed}×`].filter(Boolean).join(" · ");
-    $("pace").title = speed ? say.speed(speed) : "";
     $("notify").hidden = self.Notification?.permission !== "default";
     const quarter = `${frame.current_step} ${Math.floor(frame.progress_percentage / 25)}`;
     if (this.quarter !== quarter) announce(`${percentOf(frame)} %. ${message(frame)}`);
@@ -591,6 +539,7 @@ class View {
   }
 
   lose() {
+    $("work").hidden = false;
     $("work").classList.add("lost");
     $("message").textContent = say.lost;
     $("pace").textContent = "";
@@ -600,6 +549,7 @@ class View {
 
   finish(isOld) {
     const { frame } = this;
+    if ($("work").contains(document.activeElement)) $("name").focus();
     $("work").hidden = true;
     if (frame.status !== "completed") this.trouble(frame.error ?? CANCELLED, true);
     $("silent").hidden = frame.status !== "completed" || this.spans.length > 0;
@@ -640,10 +590,6 @@ class View {
     entitle();
   }
 
-  gone() {
-    this.fail({ code: "job_not_found", message: "" });
-  }
-
   // Only what is new is written: the text may be of a hundred hours.
   write({ offset, segments }) {
     if (offset < this.spans.length) this.takeBack(offset);
@@ -681,7 +627,6 @@ class View {
       if (top < 80 || bottom > innerHeight - 140) this.spans[this.now].scrollIntoView({ block: "center" });
     }
     $("follow").hidden = this.follows || !(isLive || isPlaying);
-    $("follow").lastElementChild.textContent = isLive ? say.newest : say.here;
   }
 
   /** Mark the sentence at a time. */
@@ -717,7 +662,7 @@ class View {
         this.hits.push(this.range(starts, at, at + sought.length));
     }
     $("previous-hit").disabled = $("next-hit").disabled = !this.hits.length;
-    CSS.highlights?.set("hits", new Highlight(...this.hits.slice(0, HIGHLIGHTS)));
+    CSS.highlights?.set("hits", new Highlight(...this.hits.slice(0, 1000)));
     this.showHit(1, sought);
   }
 
@@ -731,7 +676,7 @@ class View {
   showHit(step, sought = true) {
     const count = this.hits.length;
     this.hit = count && (this.hit + step + count) % count;
-    $("search").querySelector("output").textContent = sought ? say.hits(this.hit + 1, count) : "";
+    $("found").textContent = sought ? say.hits(this.hit + 1, count) : "";
     CSS.highlights?.set("hit", new Highlight(...this.hits.slice(this.hit, this.hit + 1)));
     this.hits[this.hit]?.startContainer.parentElement.scrollIntoView({ block: "center" });
   }
@@ -746,7 +691,7 @@ function timeButton(seconds) {
   const button = document.createElement("button");
   button.className = "time";
   button.textContent = clock(seconds);
-  name(button, say.playFrom(clock(seconds)));
+  name(button, `${say.play}: ${clock(seconds)}`);
   return button;
 }
 
@@ -780,7 +725,7 @@ $("text").onclick = ({ target }) => {
 };
 
 $("notify").onclick = async () => {
-  if (await Notification.requestPermission() === "granted") toast(say.notified);
+  await Notification.requestPermission();
   $("notify").hidden = Notification.permission !== "default";
 };
 
@@ -788,14 +733,13 @@ $("copy").onclick = async () => {
   const text = [...$("text").children]
     .map(paragraph => [...paragraph.childNodes].slice(1).map(node => node.textContent).join("").trim())
     .join("\n\n");
-  toast(await copy(text) ? say.copied : say.notCopied);
+  const isCopied = navigator.clipboard
+    ? await navigator.clipboard.writeText(text).then(() => true, () => false) : copyAsOfOld(text);
+  toast(isCopied ? say.copied : say.notCopied);
 };
 
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {}                                        // without https there is only the old way
+/** Copy text where there is no https, and so no clipboard. */
+function copyAsOfOld(text) {
   const area = document.createElement("textarea");
   area.value = text;
   document.body.append(area);
@@ -827,23 +771,22 @@ for (const type of ["wheel", "touchmove"])
   }, { passive: true });
 $("follow").onclick = () => { view.follows = true; view.keepUp() };
 
-// -- the player --------------------------------------------------------------------------------------------
-
 // Recordings of browsers do not know how long they are.
 const length = () => Number.isFinite(audio.duration) ? audio.duration : view?.frame?.duration_seconds ?? 0;
 
 function showPlayer() {
-  const at = audio.currentTime, seek = $("seek"), told = say.position(clock(at), clock(length()));
+  const at = audio.currentTime, seek = $("seek"), told = `${clock(at)} / ${clock(length())}`;
   seek.max = length();
   seek.value = at;
   seek.setAttribute("aria-valuetext", told);
-  seek.style.setProperty("--part", length() ? at / length() : 0);
-  $("clock").textContent = `${clock(at)} / ${clock(length())}`;
+  $("clock").textContent = told;
   use($("play"), audio.paused ? "play" : "pause");
   name($("play"), audio.paused ? say.play : say.pause);
+  $("rate").textContent = `${audio.playbackRate.toLocaleString(LOCALE)}×`;
+  name($("rate"), `${say.rate}: ${$("rate").textContent}`);
 }
 
-for (const type of ["timeupdate", "play", "pause", "durationchange"])
+for (const type of ["timeupdate", "play", "pause", "durationchange", "ratechange"])
   audio.addEventListener(type, () => {
     showPlayer();
     if (view && (!audio.paused || view.now >= 0)) view.mark(audio.currentTime);
@@ -856,9 +799,8 @@ audio.onerror = async () => {
 };
 $("play").onclick = () => audio.paused ? view.play(audio.ended ? 0 : audio.currentTime) : audio.pause();
 $("seek").oninput = ({ target }) => { audio.currentTime = target.value; view.mark(+target.value) };
-$("rate").onclick = ({ target }) => {
+$("rate").onclick = () => {
   audio.playbackRate = RATES[(RATES.indexOf(audio.playbackRate) + 1) % RATES.length];
-  target.textContent = `${audio.playbackRate.toLocaleString(lang)}×`;
 };
 const step = by => {
   const { segments } = view, now = lastBefore(segments, audio.currentTime);
@@ -866,8 +808,6 @@ const step = by => {
 };
 $("before").onclick = () => step(-1);
 $("after").onclick = () => step(1);
-
-// -- addresses ---------------------------------------------------------------------------------------------
 
 let homeY = 0;
 
