@@ -32,16 +32,17 @@ class Listing(msgspec.Struct, frozen=True):
 
 async def submit(request: web.Request) -> web.Response:
     """``POST /v1/jobs``: take a recording; 202 once it is safe."""
-    transcriber = request.app[TRANSCRIBER]
+    transcriber, language = request.app[TRANSCRIBER], language_of(request)
     async with transcriber.arrival() as arrival:
         upload = await uploads.receive(request, arrival, transcriber.check)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
-    return await _accepted(request, job)
+    return await _accepted(request, job, language)
 
 
 async def retry(request: web.Request) -> web.Response:
     """``POST /v1/jobs/{job_id}/retry``: a new job with the same recording and options; 202."""
-    return await _accepted(request, await request.app[TRANSCRIBER].retry(_job_id(request)))
+    transcriber, language = request.app[TRANSCRIBER], language_of(request)
+    return await _accepted(request, await transcriber.retry(_job_id(request)), language)
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -118,8 +119,8 @@ def _json(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
-async def _accepted(request: web.Request, job: Job) -> web.Response:
-    frame = await request.app[TRANSCRIBER].frame(job.id, language=language_of(request))
+async def _accepted(request: web.Request, job: Job, language: str) -> web.Response:
+    frame = await request.app[TRANSCRIBER].frame(job.id, language=language)
     response = _json(frames.encode(frame), status=202)
     response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
     return response

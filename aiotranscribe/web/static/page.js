@@ -133,21 +133,23 @@ const WORDS = { en, pt };
 
 const SERVER = new URL("..", import.meta.url).href;
 const FORMATS = document.documentElement.dataset.formats.split(" ");
-const ROWS = 50;                                    // how many more jobs to list each time
+const ROWS = 50;  // how many more jobs to list each time
 const RATES = [1, 1.25, 1.5, 2, 0.75];
-const PAUSE_S = 1.5, LONG = 400, TOO_LONG = 900;    // where a paragraph ends
+const PAUSE_S = 1.5, LONG = 400, TOO_LONG = 900;  // where a paragraph ends
+const MARKS = { completed: "✓ ", failed: "✗ ", cancelled: "– " };
 const CANCELLED = { code: "cancelled", message: "" };
 
 const $ = id => document.getElementById(id);
 const lang = chooseLanguage(), say = WORDS[lang];
 const LOCALE = navigator.languages.find(tag => tag.startsWith(lang)) ?? lang;
+const put = (id, text) => { $(id).textContent = text };
 const isEnded = ({ status }) => !["queued", "running"].includes(status);
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 const use = (svg, icon) => svg.querySelector("use").setAttribute("href", `#i-${icon}`);
 const percentOf = frame => Math.floor(frame.progress_percentage);
 
-let jobs = null;                                    // every job's frame, once that is known
-let view = null;                                    // the job that is looked at
+let jobs = null;  // every job's frame, once that is known
+let view = null;  // the job that is looked at
 
 function chooseLanguage() {
   const wishes = [remembered(), ...navigator.languages].map(tag => tag?.split("-")[0]);
@@ -155,7 +157,7 @@ function chooseLanguage() {
 }
 
 function remembered(language) {
-  try {                                             // a browser may keep no data for this page
+  try {  // a browser may keep no data for this page
     if (language) localStorage.setItem("language", language);
     return localStorage.getItem("language");
   } catch {}
@@ -212,20 +214,20 @@ function facts({ duration_seconds, language, created }) {
 
 /** For those who do not see the page. */
 function announce(text) {
-  if ($("status").textContent !== text) $("status").textContent = text;
+  if ($("status").textContent !== text) put("status", text);
 }
 
 function toast(text) {
   clearTimeout(toast.timer);
-  $("toast").textContent = text;
+  put("toast", text);
   $("toast").hidden = false;
   toast.timer = setTimeout(() => { $("toast").hidden = true }, 8000);
 }
 
-const complain = error => {
+function complain(error) {
   const { what, todo } = explain(error);
   toast(`${what}. ${todo}`);
-};
+}
 
 function name(element, text) {
   element.ariaLabel = text;
@@ -234,18 +236,17 @@ function name(element, text) {
 
 function entitle() {
   const frame = view?.frame;
-  const mark = { completed: "✓ ", failed: "✗ ", running: `${frame && percentOf(frame)} % · ` }[frame?.status];
+  const mark = frame && { ...MARKS, running: `${percentOf(frame)} % · ` }[frame.status];
   document.title = entitle.news ?? (frame ? `${mark ?? ""}${frame.name}` : "aiotranscribe");
 }
 
 /** Tell that a job has ended to a reader who looks elsewhere. */
 function tellEnd(frame) {
-  const text = `${frame.name}: ${frame.message}`;
-  if (view?.id !== frame.job_id) announce(text);
+  if (view?.id !== frame.job_id) announce(`${frame.name}: ${frame.message}`);
   if (document.hasFocus()) return;
-  entitle.news = `${frame.status === "completed" ? "✓" : "✗"} ${frame.name}`;
+  entitle.news = `${MARKS[frame.status]}${frame.name}`;
   entitle();
-  try {                                             // phones have another way, which needs a worker
+  try {  // phones have another way, which needs a worker
     const notification = new Notification(frame.name, { body: frame.message, tag: frame.job_id });
     notification.onclick = () => { focus(); location.hash = `#/jobs/${frame.job_id}`; notification.close() };
   } catch {}
@@ -261,7 +262,7 @@ const DEEDS = {
   },
   async delete(frame) {
     const question = $("question");
-    $("asked").textContent = say.asked(frame.name);
+    put("asked", say.asked(frame.name));
     question.returnValue = "no";
     question.showModal();
     await new Promise(resolve => question.addEventListener("close", resolve, { once: true }));
@@ -292,7 +293,7 @@ async function keepList() {
     if (view?.frame && ended.has(view.id) && !jobs.has(view.id)) view.fail({ code: "job_not_found", message: "" });
     $("list-lost").hidden = true;
     showList();
-    await pause(50);                                // the rest of what comes with it, in one go
+    await pause(50);  // the rest of what comes with it, in one go
   }
 }
 
@@ -410,20 +411,14 @@ $("sample").onclick = async () => {
 addEventListener("paste", ({ clipboardData }) => send([...clipboardData.files]));
 addEventListener("beforeunload", event => { if (unsent) event.preventDefault() });
 
-const hasFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
-const markDrop = isOver => document.body.classList.toggle("dropping", isOver);
-addEventListener("dragover", event => {
-  if (!hasFiles(event)) return;
-  event.preventDefault();
-  markDrop(true);
-});
-addEventListener("dragleave", event => { if (!event.relatedTarget) markDrop(false) });
-addEventListener("drop", event => {
-  if (!hasFiles(event)) return;
-  event.preventDefault();
-  markDrop(false);
-  send([...event.dataTransfer.files]);
-});
+for (const type of ["dragover", "dragleave", "drop"])
+  addEventListener(type, event => {
+    const { dataTransfer, relatedTarget } = event, isOver = type === "dragover" || relatedTarget;
+    if (!dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    document.body.classList.toggle("dropping", !!isOver && type !== "drop");
+    if (type === "drop") send([...dataTransfer.files]);
+  });
 
 const BARS = 60, wave = document.querySelector("#wave path"), calm = wave.getAttribute("d");
 
@@ -441,18 +436,18 @@ function record(stream) {
   sound.createMediaStreamSource(stream).connect(meter);
   const timer = setInterval(() => {
     meter.getFloatTimeDomainData(samples);
-    levels.push(Math.hypot(...samples) / 32);       // root mean square, 0 to 1
+    levels.push(Math.hypot(...samples) / 32);  // root mean square, 0 to 1
     levels.shift();
     wave.setAttribute("d", levels.map((level, number) => {
       const half = Math.max(1.5, Math.min(23, 60 * level ** 0.7)).toFixed(1);
       return `M${4 + 8 * number} ${24 - half}v${2 * half}`;
     }).join(""));
-    $("recorded").textContent = clock((Date.now() - began) / 1000);
+    put("recorded", clock((Date.now() - began) / 1000));
   }, 80);
   const show = isOn => { $("idle").hidden = isOn; $("recorder").hidden = !isOn };
-  unsent++;                                         // ask before the page is left
+  unsent++;  // ask before the page is left
   recorder.ondataavailable = ({ data }) => pieces.push(data);
-  recorder.onstop = () => {                         // the microphone may be unplugged, too
+  recorder.onstop = () => {  // the microphone may be unplugged, too
     unsent--;
     clearInterval(timer);
     sound.close();
@@ -481,7 +476,7 @@ class View {
     this.stop = new AbortController();
     this.spans = [];
     this.segments = [];
-    this.now = -1;                                  // the sentence that is playing
+    this.now = -1;  // the sentence that is playing
     this.hits = [];
     this.hit = -1;
     this.follows = true;
@@ -503,15 +498,15 @@ class View {
     for (const id of ["trouble", "work", "tools", "player", "silent", "follow"]) $(id).hidden = true;
     for (const id of ["text", "name", "facts"]) $(id).replaceChildren();
     $("search").reset();
-    $("found").textContent = "";
+    put("found", "");
     CSS.highlights?.clear();
   }
 
   show(frame) {
     const isFirst = !this.frame, wasEnded = !isFirst && isEnded(this.frame);
     this.frame = frame;
-    if (isFirst) $("name").textContent = frame.name;
-    $("facts").textContent = facts(frame);
+    if (isFirst) put("name", frame.name);
+    put("facts", facts(frame));
     $("text").lang = frame.language ?? "";
     this.write(frame);
     if (isEnded(frame)) {
@@ -529,9 +524,9 @@ class View {
     $("work").hidden = false;
     $("work").classList.remove("lost");
     $("bar").value = frame.progress_percentage;
-    $("percent").textContent = `${percentOf(frame)} %`;
-    $("message").textContent = message(frame);
-    $("pace").textContent = [left(frame), speed && `${speed}×`].filter(Boolean).join(" · ");
+    put("percent", `${percentOf(frame)} %`);
+    put("message", message(frame));
+    put("pace", [left(frame), speed && `${speed}×`].filter(Boolean).join(" · "));
     $("notify").hidden = self.Notification?.permission !== "default";
     const quarter = `${frame.current_step} ${Math.floor(frame.progress_percentage / 25)}`;
     if (this.quarter !== quarter) announce(`${percentOf(frame)} %. ${message(frame)}`);
@@ -541,9 +536,9 @@ class View {
   lose() {
     $("work").hidden = false;
     $("work").classList.add("lost");
-    $("message").textContent = say.lost;
-    $("pace").textContent = "";
-    this.quarter = null;                            // announced anew when it is back
+    put("message", say.lost);
+    put("pace", "");
+    this.quarter = null;  // announced anew when it is back
     announce(say.lost);
   }
 
@@ -555,11 +550,14 @@ class View {
     $("silent").hidden = frame.status !== "completed" || this.spans.length > 0;
     $("tools").hidden = !this.spans.length && frame.status !== "completed";
     $("downloads").hidden = $("copy").hidden = $("search").hidden = !this.spans.length;
-    for (const link of document.querySelectorAll("#downloads a")) {
-      const format = link.dataset.format;
+    const links = FORMATS.map(format => {
+      const link = document.createElement("a");
+      link.textContent = format.replace("_", " ");
       link.href = locate(`v1/jobs/${frame.job_id}/transcript`, { format });
       link.download = `${frame.name.replace(/\.\w{1,5}$/, "")}.${format.split("_").pop()}`;
-    }
+      return link;
+    });
+    $("downloads").replaceChildren(say.download, ...links);
     if (frame.error?.code !== "undecodable") {
       $("player").hidden = false;
       audio.src = locate(`v1/jobs/${frame.job_id}/audio`);
@@ -583,7 +581,7 @@ class View {
   fail(error) {
     this.close();
     this.frame = null;
-    $("name").textContent = explain(error).what;
+    put("name", explain(error).what);
     this.trouble(error, false);
     $("trouble").firstElementChild.textContent = "";
     announce(explain(error).what);
@@ -643,7 +641,7 @@ class View {
   play(seconds) {
     this.follows = true;
     audio.currentTime = seconds;
-    audio.play().catch(() => {});                   // the element says what is wrong
+    audio.play().catch(() => {});  // the element says what is wrong
     this.mark(seconds);
   }
 
@@ -676,7 +674,7 @@ class View {
   showHit(step, sought = true) {
     const count = this.hits.length;
     this.hit = count && (this.hit + step + count) % count;
-    $("found").textContent = sought ? say.hits(this.hit + 1, count) : "";
+    put("found", sought ? say.hits(this.hit + 1, count) : "");
     CSS.highlights?.set("hit", new Highlight(...this.hits.slice(this.hit, this.hit + 1)));
     this.hits[this.hit]?.startContainer.parentElement.scrollIntoView({ block: "center" });
   }
@@ -718,7 +716,7 @@ $("job").addEventListener("click", ({ target }) => {
 });
 
 $("text").onclick = ({ target }) => {
-  if ($("player").hidden || `${getSelection()}`) return;       // whoever selects text wants to copy it
+  if ($("player").hidden || `${getSelection()}`) return;  // whoever selects text wants to copy it
   const span = target.closest("p")?.contains(target) && (target.matches(".time") ? target.nextElementSibling : target);
   const segment = view.segments[view.spans.indexOf(span)];
   if (segment) view.play(segment.start);
@@ -779,10 +777,10 @@ function showPlayer() {
   seek.max = length();
   seek.value = at;
   seek.setAttribute("aria-valuetext", told);
-  $("clock").textContent = told;
+  put("clock", told);
   use($("play"), audio.paused ? "play" : "pause");
   name($("play"), audio.paused ? say.play : say.pause);
-  $("rate").textContent = `${audio.playbackRate.toLocaleString(LOCALE)}×`;
+  put("rate", `${audio.playbackRate.toLocaleString(LOCALE)}×`);
   name($("rate"), `${say.rate}: ${$("rate").textContent}`);
 }
 
@@ -814,7 +812,7 @@ let homeY = 0;
 function route() {
   const [, id] = /^#\/jobs\/(.+)$/.exec(location.hash) ?? [];
   if (view ? view.id === id : !id && !$("home").hidden) return;
-  const isArrival = !view && $("home").hidden;      // the focus stays where browsers begin
+  const isArrival = !view && $("home").hidden;  // the focus stays where browsers begin
   if (!view) homeY = scrollY;
   view?.close();
   view = id ? new View(id) : null;
@@ -830,13 +828,7 @@ document.documentElement.lang = lang;
 for (const element of document.querySelectorAll("[data-say]")) element.textContent = say[element.dataset.say];
 for (const element of document.querySelectorAll("[data-name]")) name(element, say[element.dataset.name]);
 document.querySelector("#search input").placeholder = say.search;
-for (const format of FORMATS) {
-  const link = document.createElement("a");
-  link.dataset.format = format;
-  link.textContent = format.replace("_", " ");
-  $("downloads").append(link);
-}
-$("language").textContent = say.other;
+put("language", say.other);
 $("language").onclick = () => { remembered(Object.keys(WORDS).find(code => code !== lang)); location.reload() };
 addEventListener("hashchange", route);
 history.scrollRestoration = "manual";
