@@ -4,8 +4,8 @@
 
     python -m docs.screenshots FOLDER
 
-``FOLDER`` gets ``empty``, ``running``, ``done``, ``failed`` and ``list``, each on a desktop and a phone, in
-the light and in the dark. Needs Debian's chromium, flite and ffmpeg.
+``FOLDER`` gets ``empty``, ``running``, ``done``, ``failed`` and ``list``, each on a desktop and a
+phone, in the light and in the dark. Needs Debian's chromium, flite and ffmpeg.
 """
 
 import asyncio
@@ -24,35 +24,34 @@ WIDTHS = {"desktop": (1280, 800), "phone": (390, 844)}
 
 # Lewis Carroll, Alice's Adventures in Wonderland (1865).
 ALICE = """
-Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing to
-do. Once or twice she had peeped into the book her sister was reading, but it had no pictures or
-conversations in it. And what is the use of a book, thought Alice, without pictures or conversations?
-So she was considering in her own mind, as well as she could, for the hot day made her feel very
-sleepy and stupid, whether the pleasure of making a daisy chain would be worth the trouble of getting
-up and picking the daisies, when suddenly a white rabbit with pink eyes ran close by her.
-There was nothing so very remarkable in that. Nor did Alice think it so very much out of the way to
-hear the rabbit say to itself, oh dear, oh dear, I shall be late. But when the rabbit actually took a
-watch out of its waistcoat pocket, and looked at it, and then hurried on, Alice started to her feet.
-It flashed across her mind that she had never before seen a rabbit with either a waistcoat pocket, or
-a watch to take out of it. And burning with curiosity, she ran across the field after it, and
-fortunately was just in time to see it pop down a large rabbit hole under the hedge.
-In another moment down went Alice after it, never once considering how in the world she was to get out
-again. The rabbit hole went straight on like a tunnel for some way, and then dipped suddenly down, so
-suddenly that Alice had not a moment to think about stopping herself before she found herself falling
-down a very deep well. Either the well was very deep, or she fell very slowly, for she had plenty of
-time as she went down to look about her, and to wonder what was going to happen next.
-First, she tried to look down and make out what she was coming to, but it was too dark to see
-anything. Then she looked at the sides of the well, and noticed that they were filled with cupboards
-and bookshelves. Here and there she saw maps and pictures hung upon pegs. She took down a jar from one
-of the shelves as she passed. It was labelled orange marmalade, but to her great disappointment it was
-empty. She did not like to drop the jar, for fear of killing somebody underneath, so managed to put it
-into one of the cupboards as she fell past it.
+Alice was beginning to get very tired of sitting by her sister on the bank, and of having nothing
+to do. Once or twice she had peeped into the book her sister was reading, but it had no pictures
+or conversations in it. And what is the use of a book, thought Alice, without pictures or
+conversations? So she was considering in her own mind, as well as she could, for the hot day made
+her feel very sleepy and stupid, whether the pleasure of making a daisy chain would be worth the
+trouble of getting up and picking the daisies, when suddenly a white rabbit with pink eyes ran
+close by her. There was nothing so very remarkable in that. Nor did Alice think it so very much
+out of the way to hear the rabbit say to itself, oh dear, oh dear, I shall be late. But when the
+rabbit actually took a watch out of its waistcoat pocket, and looked at it, and then hurried on,
+Alice started to her feet. It flashed across her mind that she had never before seen a rabbit with
+either a waistcoat pocket, or a watch to take out of it. And burning with curiosity, she ran
+across the field after it, and fortunately was just in time to see it pop down a large rabbit hole
+under the hedge. In another moment down went Alice after it, never once considering how in the
+world she was to get out again. The rabbit hole went straight on like a tunnel for some way, and
+then dipped suddenly down, so suddenly that Alice had not a moment to think about stopping herself
+before she found herself falling down a very deep well. Either the well was very deep, or she fell
+very slowly, for she had plenty of time as she went down to look about her, and to wonder what was
+going to happen next. First, she tried to look down and make out what she was coming to, but it
+was too dark to see anything. Then she looked at the sides of the well, and noticed that they were
+filled with cupboards and bookshelves. Here and there she saw maps and pictures hung upon pegs.
+She took down a jar from one of the shelves as she passed. It was labelled orange marmalade, but
+to her great disappointment it was empty. She did not like to drop the jar, for fear of killing
+somebody underneath, so managed to put it into one of the cupboards as she fell past it.
 """
 
 
 async def main(folder: Path) -> None:
     """Take all of them."""
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         alice = speak(ALICE, place / "Alice, chapter one.ogg")
@@ -72,8 +71,8 @@ def speak(text: str, path: Path) -> Path:
     """Make a recording of a machine that reads ``text``."""
     speech = path.with_suffix(".wav")
     subprocess.run(["flite", "-voice", "rms", "-o", speech, "-t", text], check=True)
-    encode = ["-c:a", "libvorbis", "-map_metadata", "-1", path]
-    subprocess.run(["ffmpeg", "-loglevel", "error", "-y", "-i", speech, *encode], check=True)
+    encode = ["ffmpeg", "-loglevel", "error", "-i", str(speech), "-c:a", "libvorbis", str(path)]
+    subprocess.run(encode, check=True)
     return path
 
 
@@ -114,6 +113,8 @@ class Album:
         return await self._browser.new_context(
             viewport={"width": width, "height": height},
             device_scale_factor=2 if width < 600 else 1,
+            has_touch=width < 600,
+            is_mobile=width < 600,
             color_scheme="dark" if scheme == "dark" else "light",
             locale="en-GB",
         )

@@ -76,9 +76,10 @@ class Reader:
 
     async def words(self) -> str:
         """What has been transcribed, without the times beside it."""
-        return await self.page.evaluate(
+        spans: str = await self.page.evaluate(
             "[...document.querySelectorAll('#text span')].map(span => span.textContent).join(' ')"
         )
+        return spans
 
     async def until(self, condition: str) -> None:
         """Wait until an expression of the page is true; the page's policy keeps it from polling."""
@@ -208,7 +209,7 @@ async def test_several_recordings_are_sent_one_after_the_other(
     await reader.send(make_wav(2.0), empty, SAMPLE)
     await expect(reader.rows).to_have_count(2)
     upload = reader.page.locator("#uploads li")
-    await expect(upload).to_contain_text("It could not be sent. Is the file empty?")
+    await expect(upload.locator("p")).to_contain_text("It could not be sent. Is the file empty?")
     assert reader.page.url.endswith("#/"), "who sends several stays with the list"
     await reader.button("Discard: empty.wav").click()
     await expect(upload).to_have_count(0)
@@ -238,8 +239,8 @@ async def test_files_can_be_dropped_and_pasted(
 async def test_the_microphone_records(real_server: Server, chromium: Path, tmp_path: Path) -> None:
     """A note could not be spoken into a phone, or would be lost."""
     speech = tmp_path / "speech.wav"
-    command = ["ffmpeg", "-loglevel", "error", "-i", SAMPLE, "-ac", "1", "-ar", "48000", speech]
-    await asyncio.to_thread(subprocess.run, command, check=True)
+    decode = ["ffmpeg", "-loglevel", "error", "-i", str(SAMPLE), "-ar", "48000", str(speech)]
+    await asyncio.to_thread(subprocess.check_call, decode)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=chromium,
@@ -539,7 +540,7 @@ async def test_it_speaks_portuguese(
     await reader.button("English").click()
     await expect(reader.message).to_contain_text("Transcribed 0:00")
     await reader.page.reload()
-    await expect(reader.page.locator(".back")).to_have_text("All recordings")
+    await expect(reader.page.locator(".back")).to_have_text("← All recordings")
     await client.cancel(job_id)
 
 

@@ -43,7 +43,6 @@ const en = {
   hits: (which, count) => count ? `${which} of ${count}` : "Not found",
   previousHit: "Previous match",
   nextHit: "Next match",
-  player: "Player",
   play: "Play",
   pause: "Pause",
   sentenceBefore: "Previous sentence",
@@ -106,7 +105,6 @@ const pt = {
   hits: (which, count) => count ? `${which} de ${count}` : "Não encontrado",
   previousHit: "Resultado anterior",
   nextHit: "Resultado seguinte",
-  player: "Leitor",
   play: "Ouvir",
   pause: "Pausa",
   sentenceBefore: "Frase anterior",
@@ -359,7 +357,7 @@ function send(files) {
 }
 
 function sendLater(file, row, isOnly) {
-  const stop = new AbortController(), [progress, state] = row.querySelectorAll("progress, p");
+  const stop = new AbortController(), [state, progress] = row.querySelectorAll("p, progress");
   const [cancel, retry, forget] = row.querySelectorAll("button");
   const end = () => { removeRow(row); showList() };
   row.className = "queued";
@@ -498,8 +496,6 @@ class View {
     for (const id of ["trouble", "work", "tools", "player", "silent", "follow"]) $(id).hidden = true;
     for (const id of ["text", "name", "facts"]) $(id).replaceChildren();
     $("search").reset();
-    put("found", "");
-    CSS.highlights?.clear();
   }
 
   show(frame) {
@@ -557,6 +553,7 @@ class View {
       link.download = `${frame.name.replace(/\.\w{1,5}$/, "")}.${format.split("_").pop()}`;
       return link;
     });
+    this.search("");
     $("downloads").replaceChildren(say.download, ...links);
     if (frame.error?.code !== "undecodable") {
       $("player").hidden = false;
