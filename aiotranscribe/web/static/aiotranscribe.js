@@ -66,10 +66,10 @@ export async function* watchAll({ server = HERE, lang, signal, onLost } = {}) {
   };
   const locateReason = () => locate(server, "v1/jobs", { limit: 1, lang });
   for await (const news of persist(connect, locateReason, signal, onLost)) {
-    for (const each of news) {
-      if (each.status) jobs.set(each.job_id, each);
-      else if (each.job_id) jobs.delete(each.job_id);
-      else isWhole = true;                                          // that was all of them
+    for (const [id, told] of news) {
+      if (told.status) jobs.set(id, told);
+      else if (id) jobs.delete(id);
+      else isWhole = true;
     }
     if (isWhole) yield jobs;
   }
@@ -131,11 +131,9 @@ function join(earlier, later) {
   return { ...later, offset, segments };
 }
 
-/** The list of all messages. */
+/** The latest that is told of each job; what is told of none says that all have been. */
 function gather(earlier, later) {
-  const messages = earlier ?? [];
-  messages.push(later);
-  return messages;
+  return (earlier ?? new Map()).set(later.job_id, later);
 }
 
 /** Throw the reason why a socket is refused, which a browser hides, if the server gives one. */

@@ -11,7 +11,6 @@ const en = {
   choose: "Choose files",
   record: "Record",
   sample: "or try it with a sample",
-  listening: "Listening …",
   stop: "Stop and transcribe",
   discard: "Discard",
   recording: "Recording",
@@ -73,7 +72,6 @@ const pt = {
   choose: "Escolher ficheiros",
   record: "Gravar",
   sample: "ou experimente com um exemplo",
-  listening: "A ouvir …",
   stop: "Parar e transcrever",
   discard: "Descartar",
   recording: "Gravação",
@@ -510,7 +508,6 @@ class View {
     } else {
       this.progress();
     }
-    $("text").classList.toggle("live", !isEnded(frame));
     entitle();
     this.keepUp();
   }
@@ -588,7 +585,7 @@ class View {
   // Only what is new is written: the text may be of a hundred hours.
   write({ offset, segments }) {
     if (offset < this.spans.length) this.takeBack(offset);
-    const text = $("text");
+    const text = $("text"), isMore = this.spans.length > 0;
     let paragraph = text.lastElementChild;
     for (const segment of segments) {
       const before = this.segments.at(-1);
@@ -599,6 +596,7 @@ class View {
         text.append(paragraph);
       }
       const span = document.createElement("span");
+      span.classList.toggle("new", isMore);
       span.textContent = segment.text.trimStart();
       paragraph.append(segment.text.slice(0, -span.textContent.length || undefined), span);
       paragraph.length += segment.text.length;
@@ -714,7 +712,7 @@ $("job").addEventListener("click", ({ target }) => {
 
 $("text").onclick = ({ target }) => {
   if ($("player").hidden || `${getSelection()}`) return;  // whoever selects text wants to copy it
-  const span = target.closest("p")?.contains(target) && (target.matches(".time") ? target.nextElementSibling : target);
+  const span = target.matches(".time") ? target.nextElementSibling : target;
   const segment = view.segments[view.spans.indexOf(span)];
   if (segment) view.play(segment.start);
 };
@@ -830,4 +828,4 @@ $("language").onclick = () => { remembered(Object.keys(WORDS).find(code => code 
 addEventListener("hashchange", route);
 history.scrollRestoration = "manual";
 route();
-keepList();
+keepList().catch(complain);
