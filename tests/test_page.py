@@ -215,6 +215,24 @@ async def test_several_recordings_are_sent_one_after_the_other(
     await expect(upload).to_have_count(0)
 
 
+async def test_sending_shows_how_far_it_is_and_can_be_stopped(
+    scripted_server: Server, client: Client, open_page: Open, make_wav: MakeWav
+) -> None:
+    """On a slow line the page would look dead, and a wrong file would have to be waited for."""
+    reader = await open_page(scripted_server.url)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
+    session = await reader.page.context.new_cdp_session(reader.page)
+    await session.send("Network.emulateNetworkConditions", slow)
+    recording = make_wav(60.0)
+    await reader.send(recording)
+    upload = reader.page.locator("#uploads li")
+    await expect(upload.locator("p")).to_have_text(re.compile("^Sending, [1-9][0-9]? %$"))
+    await reader.until("0 < document.querySelector('#uploads progress').value")
+    await upload.get_by_role("button", name="Cancel").click()
+    await expect(reader.none).to_be_visible()
+    assert reader.page.url.endswith("#/")
+
+
 async def test_files_can_be_dropped_and_pasted(
     scripted_server: Server, client: Client, open_page: Open
 ) -> None:
