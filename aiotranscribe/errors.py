@@ -8,6 +8,7 @@
     ├── UnsupportedBody         the body is of a type that holds no recording
     ├── JobNotFound
     ├── NotFinished             the transcript is asked for before the end
+    ├── RecordingLost           the recording of a job was not kept
     ├── Closed                  the transcriber is going away
     ├── StorageUnavailable      the data folder cannot be written: full, or read-only
     ├── DataFolderInUse         another transcriber has the data folder
@@ -77,6 +78,13 @@ class NotFinished(AiotranscribeError):
 
     code = "not_finished"
     http_status = 409
+
+
+class RecordingLost(AiotranscribeError):
+    """The recording of a job is not on the disk any more."""
+
+    code = "recording_lost"
+    http_status = 410
 
 
 class Closed(AiotranscribeError):

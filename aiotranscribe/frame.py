@@ -45,6 +45,10 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str
     #: When the frame was made: UTC, RFC 3339.
     time: str
+    #: The recording's file name, for people.
+    name: str
+    #: When the job was accepted, in seconds since the epoch.
+    created: float
 
 
 def now() -> str:
@@ -77,6 +81,8 @@ def head(
         segments=(),
         cursor=make_cursor(job.runs[-1].id, job.count, is_last=job.status.is_terminal),
         time=now(),
+        name=job.name,
+        created=job.created,
     )
 
 

@@ -157,14 +157,15 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
 class Board(_Watcher, AsyncIterator[tuple[str, View | None]]):
     """Every job's view: all of them at once, then every change.
 
-    A job comes with ``None`` when it has been deleted, and an empty id is a sign of life.
+    A job comes with ``None`` when it has been deleted. An empty id, once every job has come, and
+    then as a sign of life.
     """
 
     def __init__(self, topics: dict[str, Topic], boards: set[_Watcher]) -> None:
         super().__init__(boards)
         self._topics = topics
         # A dict keeps the order; a job that changes twice before it is read comes once.
-        self._changed = dict.fromkeys(topics)
+        self._changed = dict.fromkeys([*topics, ""])
 
     def wake(self, job_id: str) -> None:
         """Look again, at this job."""

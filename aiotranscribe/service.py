@@ -39,6 +39,7 @@ from aiotranscribe.errors import (
     ModelNotAvailable,
     NotFinished,
     Problem,
+    RecordingLost,
     StorageUnavailable,
     UnusableStore,
 )
@@ -340,7 +341,8 @@ class Transcriber:
     def board(self) -> Board:
         """Iterate over the frames of all jobs, without their segments: now, then every change.
 
-        A deleted job comes as its id and ``None``; an empty id is a sign of life.
+        A deleted job comes as its id and ``None``; an empty id, once every job has come, and then
+        as a sign of life.
         """
         return self._hub.board()
 
@@ -359,6 +361,31 @@ class Transcriber:
             )
         segments = tuple(frame.segments)
         return Transcript(join(segments), frame.language, frame.duration_seconds, segments)
+
+    async def recording(self, job_id: str) -> Path:
+        """Return where a job's recording is, to be read only.
+
+        Raises:
+            JobNotFound: there is no such job.
+            RecordingLost: it was not kept.
+        """
+        path = self._spool.recording(self.get(job_id).id)
+        if not await asyncio.to_thread(path.exists):
+            raise RecordingLost(
+                "the recording of this job is not here any more; servers with --no-keep-audio "
+                "remove it when the job ends"
+            )
+        return path
+
+    async def retry(self, job_id: str) -> Job:
+        """Begin a new job with a job's recording, name and options.
+
+        Raises:
+            JobNotFound: there is no such job.
+            RecordingLost: its recording was not kept.
+        """
+        path, job = await self.recording(job_id), self.get(job_id)
+        return await self.submit(path, name=job.name, options=job.options)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job and keep its text so far. A job that has ended stays as it is.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make examples/sample.ogg: synthetic speech, free of anybody's rights.
+# Make examples/sample.ogg, a link to the page's own: synthetic speech, free of anybody's rights.
 # Needs Debian's flite and ffmpeg. The voice rms is the one that small models understand best.
 set -eu
 cd "$(dirname "$0")"

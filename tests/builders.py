@@ -25,6 +25,8 @@ KEYS = [
     "segments",
     "cursor",
     "time",
+    "name",
+    "created",
 ]
 
 #: The present run of the server, and all of a job's.
@@ -62,6 +64,8 @@ def head(count: int, status: Status = Status.RUNNING) -> Frame:
         segments=(),
         cursor=make_cursor(RUN, count, is_last=status.is_terminal),
         time="2026-01-01T12:00:00.123Z",
+        name="lecture.mp3",
+        created=1767268800.0,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 from yarl import URL
 
@@ -81,3 +82,10 @@ class Line:
                     limit -= len(data)
                     if limit <= 0:
                         return
+
+
+def free_port() -> int:
+    """Return a port where nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -43,6 +43,7 @@ FRAMES = st.builds(
     queue_position=st.none() | COUNTS,
     language=st.none() | TEXT,
     error=st.none() | st.builds(Problem, TEXT, TEXT),
+    created=FINITE,
     offset=COUNTS,
     segments=SEGMENTS,
     cursor=TEXT,
@@ -80,6 +81,8 @@ def test_a_frame_on_the_wire() -> None:
         "segments": [{"id": 1, "start": 2.0, "end": 4.0, "text": " Number 1."}],
         "cursor": "7-2",
         "time": "2026-01-01T12:00:00.123Z",
+        "name": "lecture.mp3",
+        "created": 1767268800.0,
     }
 
 

@@ -392,9 +392,10 @@ async def test_a_board_shows_every_job_and_every_change(hub: Hub) -> None:
     """Otherwise a list of jobs is out of date."""
     hub.publish("other", builders.view(5, Status.COMPLETED))
     with hub.board() as board:
-        assert [await next_of(board), await next_of(board)] == [
+        assert [await next_of(board) for _ in range(3)] == [
             (JOB, "running"),
             ("other", "completed"),
+            ("", None),
         ]
         for count in range(5):
             hub.publish(JOB, builders.view(count))
@@ -415,8 +416,8 @@ async def test_a_board_has_signs_of_life(hub: Hub, monkeypatch: pytest.MonkeyPat
     """Otherwise a list of jobs cannot tell that its connection is dead."""
     monkeypatch.setattr(hubs, "HEARTBEAT_S", 0.001)
     with hub.board() as board:
-        await next_of(board)
-        assert await next_of(board) == ("", None)
+        assert await next_of(board) == (JOB, "running")
+        assert [await next_of(board) for _ in range(2)] == [("", None)] * 2
 
 
 async def test_a_hub_that_is_closed_ends_who_comes_too_late(hub: Hub) -> None:

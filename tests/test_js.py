@@ -124,6 +124,45 @@ def encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
+async def test_all_jobs_are_followed_through_a_break(
+    page: Page, direct: Client, make_wav: MakeWav, scripted_server: Server
+) -> None:
+    """A page's list of jobs would stand still, or show what was deleted while it was away."""
+    first = (await direct.submit(make_wav(2.0), ENDLESS)).job_id
+    async with Line(scripted_server.url) as line:
+        await page.evaluate(
+            """server => {
+                self.seen = {lost: 0, sizes: []}
+                seen.end = (async () => {
+                    const onLost = () => seen.lost++, signal = AbortSignal.any([])
+                    for await (const jobs of watchAll({server, signal, onLost})) {
+                        seen.jobs = jobs
+                        seen.sizes.push(jobs.size)
+                    }
+                })()
+            }""",
+            line.url,
+        )
+
+        async def shows(condition: str) -> None:
+            await page.wait_for_function(condition, arg=first)
+
+        await shows("id => seen.jobs?.get(id)?.current_step === 'transcribing'")
+        line.is_up = False
+        line.cut()
+        await shows("() => seen.lost")
+        await direct.delete(first)
+        second = (await direct.submit(make_wav(2.0), ENDLESS)).job_id
+        line.is_up = True
+        await shows("id => seen.jobs && !seen.jobs.has(id)")
+        frame = await page.evaluate("id => seen.jobs.get(id)", second)
+        assert frame["name"] == make_wav(2.0).name
+        assert frame["segments"] == []
+        assert await page.evaluate("Math.min(...seen.sizes)"), "it is whole, or not shown"
+        await direct.delete(second)
+        await page.wait_for_function("id => !seen.jobs.has(id)", arg=second)
+
+
 # -- a good line -------------------------------------------------------------------------------
 
 

@@ -394,7 +394,9 @@ async def test_the_state_of_every_job_comes_without_text(
     async with connect(web_client) as socket:
         many = Many(socket)
         await many.say(subscribe="*")
-        await many.until(lambda: old.job_id in many.frames)
+        await many.until(lambda: many.others)
+        assert old.job_id in many.frames, "the sign that every job has come"
+        many.others.clear()
         new = await submit(web_client, make_wav(2.0), SLOW)
         await many.until(lambda: many.has_ended(new))
         assert {frame.current_step for frame in many.frames[new]} >= {"transcribing", "completed"}
@@ -558,7 +560,7 @@ async def test_a_wrong_language_is_refused_before_the_deed(
     job_id = await submit(web_client, make_wav(2.0), ENDLESS)
     count = len(transcriber_of(web_client).jobs())
     data = await asyncio.to_thread(make_wav(2.0).read_bytes)
-    for path in ("/v1/jobs", f"/v1/jobs/{job_id}/cancel"):
+    for path in ("/v1/jobs", f"/v1/jobs/{job_id}/cancel", f"/v1/jobs/{job_id}/retry"):
         async with web_client.post(path, params={"lang": "xx"}, data=data) as response:
             assert response.status == 422
     assert len(transcriber_of(web_client).jobs()) == count

@@ -37,6 +37,8 @@ ROUTES = [
     ("GET", "/v1/jobs/nope"),
     ("DELETE", "/v1/jobs/nope"),
     ("POST", "/v1/jobs/nope/cancel"),
+    ("POST", "/v1/jobs/nope/retry"),
+    ("GET", "/v1/jobs/nope/audio"),
     ("GET", "/v1/jobs/nope/transcript"),
     ("GET", "/v1/jobs/nope/events"),
     ("GET", "/v1/jobs?before=nope"),
@@ -691,6 +693,84 @@ async def test_a_worker_that_dies_does_not_take_the_server_along(
     assert frame.error
     assert frame.error.code == "worker_died"
     await next_job_works(web_client, make_wav(2.0))
+
+
+async def test_a_job_is_done_again_with_all_that_it_was(
+    web_client: WebClient, make_wav: MakeWav
+) -> None:
+    """Otherwise a recording of hours is sent again because of a moment's trouble."""
+    options = Script(fail_at=1).fields() | {"language": "de", "priority": "high"}
+    failed = await submit(web_client, make_wav(2.0), options)
+    assert (await end(web_client, failed)).error
+    async with web_client.post(f"/v1/jobs/{failed}/retry") as response:
+        frame = await frame_of(response, 202)
+        assert response.headers["Location"] == f"/v1/jobs/{frame.job_id}"
+    before, again = (transcriber_of(web_client).get(each) for each in (failed, frame.job_id))
+    assert failed != frame.job_id
+    assert (again.name, again.options) == (before.name, before.options)
+    await web_client.delete(f"/v1/jobs/{failed}")
+    last = await end(web_client, frame.job_id)
+    assert last.error, "it has a recording of its own"
+    assert last.error.code == "work_failed"
+
+
+# -- the recording -----------------------------------------------------------------------------
+
+
+async def test_a_recording_can_be_heard_from_anywhere_in_it(
+    web_client: WebClient, make_wav: MakeWav
+) -> None:
+    """Otherwise a player has to load hours to play their last minute."""
+    recording = make_wav(2.0)
+    whole = recording.read_bytes()
+    async with web_client.post("/v1/jobs", data=form_of(recording, QUICK)) as response:
+        job_id = (await frame_of(response, 202)).job_id
+    for wanted, status, part in (
+        (None, 200, whole),
+        ("bytes=100-199", 206, whole[100:200]),
+        ("bytes=-50", 206, whole[-50:]),
+    ):
+        headers = {"Range": wanted} if wanted else {}
+        async with web_client.get(f"/v1/jobs/{job_id}/audio", headers=headers) as response:
+            assert response.status == status
+            assert await response.read() == part
+            assert response.headers["Accept-Ranges"] == "bytes"
+            assert response.content_type in {"audio/wav", "audio/x-wav"}
+            assert recording.name in response.headers["Content-Disposition"]
+    async with web_client.get(
+        f"/v1/jobs/{job_id}/audio", headers={"Range": "bytes=999999999-"}
+    ) as response:
+        assert response.status == 416
+
+
+@pytest.mark.parametrize("name", ["a.html", "a.svg", "a.js", "a.pdf", "a", 'a"\r\nX: y.xml'])
+async def test_what_was_sent_never_becomes_a_page_of_ours(
+    web_client: WebClient, make_wav: MakeWav, name: str
+) -> None:
+    """Otherwise a recording that is none runs with all that our own page may do."""
+    query = QUICK | {"filename": name}
+    async with web_client.post("/v1/jobs", params=query, data=b"<script></script>") as response:
+        job_id = (await frame_of(response, 202)).job_id
+    async with web_client.get(f"/v1/jobs/{job_id}/audio") as response:
+        assert response.content_type == "application/octet-stream"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Content-Disposition"].startswith("attachment;")
+        assert "X" not in response.headers
+
+
+async def test_a_recording_that_was_not_kept_is_gone(tmp_path: Path, make_wav: MakeWav) -> None:
+    """Otherwise a player shows an error of which nobody knows the reason."""
+    config = Config(model=("scripted",), workers=1, data_dir=tmp_path, keep_audio=False)
+    transcriber = Transcriber(config, loader=scripted.load)
+    async with WebClient(TestServer(create_app(transcriber=transcriber))) as client:
+        job_id = await submit(client, make_wav(2.0))
+        await end(client, job_id)
+        await until(lambda: not (tmp_path / "spool" / job_id).exists())
+        for method, what in (("GET", "audio"), ("POST", "retry")):
+            async with client.request(method, f"/v1/jobs/{job_id}/{what}") as response:
+                problem = await problem_of(response, 410)
+            assert problem["code"] == "recording_lost"
+            assert "--no-keep-audio" in problem["detail"]
 
 
 # -- errors ------------------------------------------------------------------------------------

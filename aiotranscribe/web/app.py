@@ -2,17 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from aiohttp import web
 
 from aiotranscribe.config import Config
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import jobs, origins, watch
+from aiotranscribe.web import jobs, origins, page, watch
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
-
-_STATIC = Path(__file__).parent / "static"
 
 
 def create_app(
@@ -43,14 +40,16 @@ def create_app(
             web.get("/v1/jobs/{job_id}", jobs.show, name="job", allow_head=False),
             web.delete("/v1/jobs/{job_id}", jobs.delete),
             web.post("/v1/jobs/{job_id}/cancel", jobs.cancel),
+            web.post("/v1/jobs/{job_id}/retry", jobs.retry),
+            web.get("/v1/jobs/{job_id}/audio", jobs.audio, allow_head=False),
             web.get("/v1/jobs/{job_id}/transcript", jobs.transcript, allow_head=False),
             web.get("/v1/jobs/{job_id}/events", watch.events, allow_head=False),
             web.get("/ws/transcription", watch.watch_many, allow_head=False),
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
-            web.get("/", page),
-            web.get("/static/aiotranscribe.js", module),
+            web.get("/", page.page),
+            web.get("/static/{name}", page.static),
         ]
     )
     return app
@@ -69,18 +68,6 @@ async def ready(request: web.Request) -> web.Response:
     if error := transcriber.model_error:
         return problem(503, error.code, error.message)
     return problem(503, "loading_model", "no worker has its model yet; try again in a moment")
-
-
-async def page(request: web.Request) -> web.FileResponse:
-    """``GET /``: a page to try the server with; the same file as ``examples/browser.html``."""
-    return web.FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
-
-
-async def module(request: web.Request) -> web.FileResponse:
-    """``GET /static/aiotranscribe.js``: what a page needs to submit and watch."""
-    # Browsers run a module only if it says what it is, which is not left to the system's tables.
-    headers = {"Cache-Control": "no-cache", "Content-Type": "text/javascript"}
-    return web.FileResponse(_STATIC / "aiotranscribe.js", headers=headers)
 
 
 async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:

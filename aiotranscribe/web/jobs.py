@@ -1,6 +1,8 @@
-"""Jobs over HTTP: submit, look, fetch, cancel, delete."""
+"""Jobs over HTTP: submit, look, fetch, listen, cancel, retry, delete."""
 
+import mimetypes
 from collections.abc import Sequence
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
@@ -22,18 +24,10 @@ _MOST_LISTED = 1000
 _LONGEST_WAIT_S = 60
 
 
-class Entry(Frame, frozen=True, kw_only=True):
-    """A job in a list: its frame without segments, and what a list shows besides."""
-
-    name: str
-    #: Seconds since the epoch.
-    created: float
-
-
 class Listing(msgspec.Struct, frozen=True):
-    """Jobs, newest first. Ask for more with ``before=`` the last one's ``job_id``."""
+    """Jobs, newest first, without segments. More: ``before=`` the last one's ``job_id``."""
 
-    jobs: Sequence[Entry]
+    jobs: Sequence[Frame]
 
 
 async def submit(request: web.Request) -> web.Response:
@@ -42,9 +36,13 @@ async def submit(request: web.Request) -> web.Response:
     async with transcriber.arrival() as arrival:
         upload = await uploads.receive(request, arrival, transcriber.check)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
-    response = _json(frames.encode(await transcriber.frame(job.id, language=language)), status=202)
-    response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
-    return response
+    return await _accepted(request, job, language)
+
+
+async def retry(request: web.Request) -> web.Response:
+    """``POST /v1/jobs/{job_id}/retry``: a new job with the same recording and options; 202."""
+    transcriber, language = request.app[TRANSCRIBER], language_of(request)
+    return await _accepted(request, await transcriber.retry(_job_id(request)), language)
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -57,8 +55,8 @@ async def list_jobs(request: web.Request) -> web.Response:
     if status := query.get("status"):
         jobs = [job for job in jobs if job.status is _status(status)]
     limit = _number("limit", query.get("limit", "100"), 1, _MOST_LISTED)
-    entries = [_entry(transcriber, job, language) for job in jobs[:limit]]
-    return _json(msgspec.json.encode(Listing(entries)))
+    listed = [transcriber.summary(job.id, language) for job in jobs[:limit]]
+    return _json(msgspec.json.encode(Listing(listed)))
 
 
 async def show(request: web.Request) -> web.Response:
@@ -93,6 +91,22 @@ async def transcript(request: web.Request) -> web.Response:
     return web.Response(text=export(text, name), content_type=media_type, charset="utf-8")
 
 
+async def audio(request: web.Request) -> web.FileResponse:
+    """``GET /v1/jobs/{job_id}/audio``: the recording, or the part that ``Range`` asks for."""
+    transcriber = request.app[TRANSCRIBER]
+    path = await transcriber.recording(_job_id(request))
+    name = transcriber.get(_job_id(request)).name
+    # Of our origin is what we say it is: a page that was sent as a recording must never be one.
+    guess, _ = mimetypes.guess_type(name)
+    is_media = (guess or "").startswith(("audio/", "video/"))
+    headers = {
+        "Content-Type": guess if guess and is_media else "application/octet-stream",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.FileResponse(path, headers=headers)
+
+
 def language_of(request: web.Request) -> str:
     """Return the language of messages: what the query says, or else the browser."""
     if language := request.query.get("lang"):
@@ -100,14 +114,16 @@ def language_of(request: web.Request) -> str:
     return negotiate(request.headers.get("Accept-Language", ""))
 
 
-def _entry(transcriber: Transcriber, job: Job, language: str) -> Entry:
-    summary = msgspec.structs.asdict(transcriber.summary(job.id, language))
-    return Entry(**summary, name=job.name, created=job.created)
-
-
 def _json(body: bytes, status: int = 200) -> web.Response:
     headers = {"Vary": "Accept-Language"}
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+async def _accepted(request: web.Request, job: Job, language: str) -> web.Response:
+    frame = await request.app[TRANSCRIBER].frame(job.id, language=language)
+    response = _json(frames.encode(frame), status=202)
+    response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))
+    return response
 
 
 def _job_id(request: web.Request) -> str:

@@ -11,13 +11,13 @@ const ENDED = ["completed", "failed", "cancelled"];
  * `options` are the job's; `onProgress` is called with the part that is sent, 0 to 1.
  * Rejects with an Error with `message`, `code` and `status` (0 if there was no answer).
  */
-export async function submit(recording, { server = HERE, options = {}, signal, onProgress } = {}) {
+export async function submit(recording, { server = HERE, options = {}, lang, signal, onProgress } = {}) {
   signal?.throwIfAborted();
   const form = new FormData();
   for (const [name, value] of Object.entries(options)) form.append(name, value ?? "");
   form.append("file", recording);
   const request = new XMLHttpRequest();             // fetch cannot tell how much it has sent
-  request.open("POST", locate(server, "v1/jobs"));
+  request.open("POST", locate(server, "v1/jobs", { lang }));
   // Only if it is wanted: for a listener, a browser asks a server elsewhere for permission first.
   if (onProgress) request.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
   const abort = () => request.abort();
@@ -37,36 +37,72 @@ export async function submit(recording, { server = HERE, options = {}, signal, o
  * `onLost` is called when there is no connection; the next frame tells that it is back.
  * Throws an Error with `message`, `code` and `status` if there is no such job.
  */
-export async function* watch(jobId, { server = HERE, since = "", all = [], signal, onLost } = {}) {
-  const locateJob = path =>
-    locate(server, `${path}/${encodeURIComponent(jobId)}?since=${encodeURIComponent(since)}`);
+export async function* watch(jobId, { server = HERE, since, all = [], lang, signal, onLost } = {}) {
+  const locateJob = path => locate(server, `${path}/${encodeURIComponent(jobId)}`, { since, lang });
+  const connect = () => receive(locateJob("ws/transcription"), join, signal);
+  let mine = [...all];
+  for await (const frame of persist(connect, () => locateJob("v1/jobs"), signal, onLost)) {
+    // Only ever longer, so that a frame's beginning of it stays that frame's.
+    if (frame.offset < mine.length) mine = mine.slice(0, frame.offset);
+    for (const segment of frame.segments) mine.push(segment);       // too many to be arguments
+    const [list, count] = [mine, mine.length];
+    since = frame.cursor;
+    yield { ...frame, get all() { return list.slice(0, count) } };
+    if (ENDED.includes(frame.status)) return;
+  }
+}
+
+/**
+ * Iterate over the state of all jobs, for ever: a Map from the id of each to its latest frame, without
+ * segments. It is always whole, and the same Map until a connection breaks.
+ * `signal` and `onLost` are as in `watch`.
+ */
+export async function* watchAll({ server = HERE, lang, signal, onLost } = {}) {
+  let jobs, isWhole;
+  const connect = () => {
+    [jobs, isWhole] = [new Map(), false];
+    const url = locate(server, "ws/transcription", { lang });
+    return receive(url, gather, signal, JSON.stringify({ subscribe: "*" }));
+  };
+  const locateReason = () => locate(server, "v1/jobs", { limit: 1, lang });
+  for await (const news of persist(connect, locateReason, signal, onLost)) {
+    for (const [id, told] of news) {
+      if (told.status) jobs.set(id, told);
+      else if (id) jobs.delete(id);
+      else isWhole = true;
+    }
+    if (isWhole) yield jobs;
+  }
+}
+
+/** What one connection after the other brings. */
+async function* persist(connect, locateReason, signal, onLost) {
   let wait = FIRST_WAIT_MS;
   while (true) {
     signal?.throwIfAborted();
     let isRefused = true;
-    for await (const frame of receive(locateJob("ws/transcription"), signal)) {
-      all = all.filter(({ id }) => id < frame.offset).concat(frame.segments);
-      [since, wait, isRefused] = [frame.cursor, FIRST_WAIT_MS, false];
-      yield { ...frame, all };
-      if (ENDED.includes(frame.status)) return;
+    for await (const news of connect()) {
+      [wait, isRefused] = [FIRST_WAIT_MS, false];
+      yield news;
     }
     onLost?.();
-    if (isRefused) await askWhy(locateJob("v1/jobs"), signal);
+    if (isRefused) await askWhy(locateReason(), signal);
     // A random time, lest all watchers of a restarted server come back at the same moment.
     await pause(wait * (0.5 + Math.random()), signal);
     wait = Math.min(2 * wait, LONGEST_WAIT_MS);
   }
 }
 
-/** The frames of one connection. What comes while the consumer is busy is one frame: no queue. */
-async function* receive(url, signal) {
+/** What one connection brings. While the consumer is busy, `add` makes one of what comes: no queue. */
+async function* receive(url, add, signal, hello) {
   let next = null, isOpen = true, silence, wake;
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new WebSocket(url);
   // Does not wait for the other side's goodbye: it may be gone.
   const end = () => { isOpen = false; socket.close(); wake?.() };
   const expectMore = () => { clearTimeout(silence); silence = setTimeout(end, SILENCE_MS) };
-  socket.onmessage = ({ data }) => { expectMore(); next = join(next, JSON.parse(data)); wake?.() };
+  socket.onopen = () => hello && socket.send(hello);
+  socket.onmessage = ({ data }) => { expectMore(); next = add(next, JSON.parse(data)); wake?.() };
   socket.onclose = end;
   signal?.addEventListener("abort", end);
   expectMore();
@@ -95,6 +131,11 @@ function join(earlier, later) {
   return { ...later, offset, segments };
 }
 
+/** The latest that is told of each job; what is told of none says that all have been. */
+function gather(earlier, later) {
+  return (earlier ?? new Map()).set(later.job_id, later);
+}
+
 /** Throw the reason why a socket is refused, which a browser hides, if the server gives one. */
 async function askWhy(url, signal) {
   const patience = AbortSignal.timeout(SILENCE_MS);
@@ -113,8 +154,10 @@ function refusal(status, statusText, body) {
 }
 
 /** The address of `path` on a server that is given with or without its last slash. */
-function locate(server, path) {
-  return new URL(`${server}`.replace(/\/*$/, "/") + path, self.location);
+function locate(server, path, query = {}) {
+  const url = new URL(`${server}`.replace(/\/*$/, "/") + path, self.location);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  return url;
 }
 
 function pause(ms, signal) {
