@@ -2,6 +2,7 @@
 
 import mimetypes
 from collections.abc import Sequence
+from pathlib import PurePath
 from urllib.parse import quote
 
 import msgspec
@@ -97,7 +98,7 @@ async def audio(request: web.Request) -> web.FileResponse:
     path = await transcriber.recording(_job_id(request))
     name = transcriber.get(_job_id(request)).name
     # Of our origin is what we say it is: a page that was sent as a recording must never be one.
-    guess, _ = mimetypes.guess_type(name)
+    guess, _ = mimetypes.guess_type(f"name{PurePath(name).suffix}")  # a whole name may be a URL
     is_media = (guess or "").startswith(("audio/", "video/"))
     headers = {
         "Content-Type": guess if guess and is_media else "application/octet-stream",
