@@ -149,15 +149,12 @@ class View:
         self._say = say
         #: How many segments there were.
         self.count = head.offset
+        #: Whether nothing can come after this.
+        self.is_last = head.status.is_terminal
         self._head = head
         # By offset and language. Most watchers have equally many segments, or none.
         self._frames: dict[tuple[int, str], Frame] = {}
         self._encoded: dict[tuple[int, str], bytes] = {}
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing can come after this."""
-        return self._head.status.is_terminal
 
     def frame(self, offset: int, language: str = DEFAULT) -> Frame:
         """Return the frame of a watcher who has the first ``offset`` segments.

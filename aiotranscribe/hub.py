@@ -7,9 +7,10 @@ gets one frame with all that it missed; so a slow watcher costs nobody anything.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from aiotranscribe.errors import JobNotFound
 from aiotranscribe.frame import DEFAULT, Frame, View
@@ -22,6 +23,8 @@ _MOST_KEPT = 16
 
 #: Reads the segments of a finished job from the disk.
 Load = Callable[[str], Awaitable[Sequence[Segment]]]
+#: Sends a frame as JSON to many peers at once; returns those to whom that is not possible now.
+Push = Callable[[Iterable[Any], bytes], Sequence[Any]]
 
 
 class _Watcher:
@@ -85,9 +88,26 @@ class Topic:
         self._loading = asyncio.Lock()
         self.view = view
         #: Grows with every view.
-        self.version = 0
+        self.version = 1
+        #: Those who are woken, because something is missing or they fetch it themselves.
         self.watchers: set[_Watcher] = set()
+        #: Those who miss nothing and are pushed to, by their language and how; and by their peers.
+        self.live: dict[tuple[str, Push], dict[Any, Subscription]] = {}
         self._renewed = 0.0
+
+    def publish(self, view: View) -> None:
+        """Make ``view`` the latest: push it to those who miss nothing else, wake the others."""
+        before, self.view = self.view, view
+        self.version += 1
+        for watcher in tuple(self.watchers):
+            watcher.wake(self.job_id)
+        for (language, push), watchers in self.live.items():
+            if view.is_last:
+                behind: Sequence[Any] = list(watchers)
+            else:
+                behind = push(watchers, view.encode(view.frame(before.count, language)))
+            for peer in behind:
+                watchers[peer].fall_behind(before.count)
 
     def renew(self) -> None:
         """Give the view the present time; those who ask at about the same moment share one."""
@@ -123,6 +143,45 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         self._offset = offset
         self._language = language
         self._seen = -1
+        self._peer: Any = None
+        self._push: Push | None = None
+        #: Those who are pushed to, while this is one of them.
+        self._live: dict[Any, Subscription] | None = None
+
+    def push_to(self, peer: object, push: Push) -> None:
+        """Have frames pushed at the moment they are there, while nothing else is missing.
+
+        What cannot be pushed comes by the iteration, with all that is missing by then; so do the
+        first frame and the last.
+
+        Args:
+            peer: What ``push`` knows this watcher by.
+            push: How; the same for all who share the work.
+        """
+        self._peer, self._push = peer, push
+
+    def fall_behind(self, offset: int) -> None:
+        """Go on with the iteration, from the first segment that is missing."""
+        self._leave()
+        self._seen, self._offset = -1, offset
+        self._peers.add(self)
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the iteration, now or at the next step. May be called more than once."""
+        self._leave()
+        super().close()
+
+    def _join(self, push: Push) -> None:
+        """Be pushed to from now on, instead of being woken."""
+        self._live = self._topic.live.setdefault((self._language, push), {})
+        self._live[self._peer] = self
+        self._peers.discard(self)
+
+    def _leave(self) -> None:
+        if self._live is not None:
+            del self._live[self._peer]
+            self._live = None
 
     @property
     def is_finished(self) -> bool:
@@ -136,10 +195,15 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
 
     async def __anext__(self) -> Frame:
         """Wait for the next change, or for the heartbeat; return the frame for it."""
+        topic = self._topic
         if self.is_finished:
             self.close()
-        if not await self._wait(lambda: self._seen != self._topic.version):
-            self._topic.renew()
+        elif self._push and self._seen == topic.version and not (self._live or self._is_closed):
+            self._join(self._push)
+        if not await self._wait(lambda: self._seen != topic.version):
+            if self._live is not None:  # nothing is missing
+                self._offset = topic.view.count
+            topic.renew()
         try:
             frame = await self._topic.frame(self._offset, self._language)
         except JobNotFound:
@@ -207,10 +271,10 @@ class Hub:
         topic = self._topics.get(job_id)
         if topic is None:
             topic = self._topics[job_id] = Topic(job_id, view, self._load, self._keep)
-        topic.view = view
-        topic.version += 1
-        for watcher in (*topic.watchers, *self._boards):
-            watcher.wake(job_id)
+        else:
+            topic.publish(view)
+        for board in tuple(self._boards):
+            board.wake(job_id)
         self._keep(topic)
 
     def view(self, job_id: str) -> View:
@@ -270,9 +334,14 @@ class Hub:
     def close(self) -> None:
         """End every subscription, and those to come at once."""
         self._is_closed = True
-        for watchers in [self._boards, *(topic.watchers for topic in self._topics.values())]:
-            for watcher in list(watchers):
+        for topic in self._topics.values():
+            for watcher in [
+                *topic.watchers,
+                *chain(*(live.values() for live in topic.live.values())),
+            ]:
                 watcher.close()
+        for board in list(self._boards):
+            board.close()
 
     def _admit(self, watcher: W) -> W:
         if self._is_closed:

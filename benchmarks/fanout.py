@@ -11,9 +11,9 @@ pace, each with one new sentence. One line a kind:
 - frames received, as a share of watchers times frames; memory of the server for each watcher
 - how long it took until all watchers had their first frame
 
-The kinds: ``write`` (the floor), ``send_str`` (a loop over aiohttp's), ``broadcast`` (of the package
-websockets), ``ours`` (the real application and hub), ``busy`` (ours, while both cores transcribe),
-``stuck`` (ours; a tenth of the watchers reads nothing, a tenth 1 kB a second).
+The kinds: ``write`` (the floor), ``send_str`` (a loop over aiohttp's), ``broadcast`` (of the
+package websockets), ``ours`` (the real application and hub), ``busy`` (ours, while both cores
+transcribe), ``stuck`` (ours; a tenth of the watchers reads nothing, a tenth 1 kB a second).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from aiotranscribe import Config, Transcriber
 from aiotranscribe import frame as frames
@@ -181,7 +181,6 @@ def _say(**what: object) -> None:
 class Watcher(asyncio.Protocol):
     """A socket that notes which frames come; others wait for what is noted here."""
 
-
     def __init__(self, lasts: dict[int, float]) -> None:
         self._lasts = lasts
         #: Frames received.
@@ -261,13 +260,14 @@ async def measure(kind: str, arguments: argparse.Namespace, recording: Path) -> 
         told = json.loads(await process.stdout.readline())
         await asyncio.sleep(1)
         received = sum(watcher.count for watcher in watchers)
+        share = received / len(watchers) / arguments.frames
         late = [1e3 * (lasts.get(it + 2, np.inf) - at) for it, at in enumerate(told["times"])]
-        rate = received / told["busy"]
+        rate = float(received / told["busy"])
         each_bytes = (told["memory"] - before_bytes) / arguments.watchers
         p50, p95, worst = np.percentile(late, [50, 95, 100], method="lower")
         print(
             f"{kind:10}{rate:9.0f} frames/CPU s   last has it after {p50:6.1f} {p95:6.1f}"
-            f" {worst:6.1f} ms   received {100 * received / len(watchers) / arguments.frames:5.1f} %"
+            f" {worst:6.1f} ms   received {100 * share:5.1f} %"
             f"   {each_bytes / 1e3:5.1f} kB each   connected in {took_s:5.2f} s",
             flush=True,
         )

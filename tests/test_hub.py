@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -18,6 +20,7 @@ from aiotranscribe.job import Run, Status
 from aiotranscribe.transcript import Segment
 from tests import builders
 from tests.builders import RUN, RUNS
+from tests.waiting import until
 
 JOB = "job"
 # Long enough for any machine; whoever waits this long waits for something that does not come.
@@ -280,6 +283,146 @@ async def test_changes_come_after_heartbeats_too(hub: Hub, monkeypatch: pytest.M
     hub.publish(JOB, builders.view(1, Status.COMPLETED))
     frames = await all_of(subscription)
     assert [(frame.status, numbers(frame)) for frame in frames] == [("completed", [0])]
+
+
+# -- those who are pushed to -----------------------------------------------------------------
+
+
+class Peer:
+    """A watcher who takes what is pushed, unless he is full; and the rest by the iteration."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.subscription = hub.subscribe(JOB)
+        self.subscription.push_to(self, push)
+        self.is_full = False
+        #: The frames that were pushed, and those that came by the iteration.
+        self.pushed: list[Frame] = []
+        self.fetched: list[Frame] = []
+        self.text: list[int] = []
+
+    async def follow(self) -> None:
+        """Take every frame to the end."""
+        async for frame in self.subscription:
+            self.fetched.append(frame)
+            self.take(frame)
+
+    def take(self, frame: Frame) -> None:
+        """Take a frame, after all those before it."""
+        assert frame.offset <= len(self.text), "there must be no gap"
+        self.text[frame.offset :] = numbers(frame)
+
+
+def push(peers: Iterable[Peer], data: bytes) -> list[Peer]:
+    """Push a frame to all who are not full."""
+    for peer in peers:
+        if not peer.is_full:
+            frame = decode(data)
+            peer.pushed.append(frame)
+            peer.take(frame)
+    return [peer for peer in peers if peer.is_full]
+
+
+async def settle() -> None:
+    """Let everybody who has something to do do it."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_who_misses_nothing_is_pushed_to_at_once(hub: Hub) -> None:
+    """Otherwise each frame is a switch of tasks for each of thousands of watchers."""
+    peers = [Peer(hub) for _ in range(3)]
+    tasks = [asyncio.create_task(peer.follow()) for peer in peers]
+    await settle()
+    for count in range(1, 4):
+        hub.publish(JOB, builders.view(count))
+        assert [peer.text for peer in peers] == 3 * [list(range(count))]
+    hub.publish(JOB, builders.view(4, Status.COMPLETED))
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*tasks)
+    for peer in peers:
+        assert [numbers(frame) for frame in peer.pushed] == [[0], [1], [2]]
+        assert [(frame.status, numbers(frame)) for frame in peer.fetched] == [
+            ("running", []),
+            ("completed", [3]),
+        ]
+
+
+async def test_who_is_full_gets_one_frame_with_all_that_he_missed(hub: Hub) -> None:
+    """Otherwise a phone on a bad line loses text, or fills the server's memory."""
+    peer = Peer(hub)
+    task = asyncio.create_task(peer.follow())
+    await settle()
+    peer.is_full = True
+    for count in range(1, 50):
+        hub.publish(JOB, builders.view(count))
+    assert not peer.text
+    await settle()
+    peer.is_full = False
+    assert [numbers(frame) for frame in peer.fetched] == [[], list(range(49))]
+    hub.publish(JOB, builders.view(50))
+    assert [numbers(frame) for frame in peer.pushed] == [[49]]
+    hub.publish(JOB, builders.view(50, Status.COMPLETED))
+    await asyncio.wait_for(task, PATIENCE_S)
+    assert peer.text == list(range(50))
+
+
+async def test_who_is_pushed_to_has_signs_of_life_too(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a page takes a long silence for a dead connection, or gets text twice."""
+    monkeypatch.setattr(hubs, "HEARTBEAT_S", 0.001)
+    peer = Peer(hub)
+    task = asyncio.create_task(peer.follow())
+    await until(lambda: len(peer.fetched) > 2)
+    hub.publish(JOB, builders.view(2))
+    assert peer.text == [0, 1]
+    count = len(peer.fetched)
+    await until(lambda: len(peer.fetched) > count + 2)
+    assert all((frame.offset, numbers(frame)) == (2, []) for frame in peer.fetched[count + 1 :])
+    peer.subscription.close()
+    await asyncio.wait_for(task, PATIENCE_S)
+
+
+async def test_who_is_pushed_to_and_leaves_is_forgotten(hub: Hub) -> None:
+    """Otherwise a server that is watched for a week fills its memory, and writes to the dead."""
+    peers = [Peer(hub) for _ in range(2)]
+    tasks = [asyncio.create_task(peer.follow()) for peer in peers]
+    await settle()
+    peers[0].subscription.close()
+    hub.publish(JOB, builders.view(1))
+    assert [peer.text for peer in peers] == [[], [0]]
+    hub.close()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*tasks)
+    topic = hub._topics[JOB]
+    assert not topic.watchers
+    assert not any(topic.live.values())
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=30))
+def test_whoever_lags_and_when_everybody_has_the_whole_text(
+    events: list[tuple[int, bool, bool]],
+) -> None:
+    """Otherwise text is lost or doubled between what is pushed and what is fetched."""
+
+    async def run() -> None:
+        hub = Hub(nothing_on_disk)
+        hub.publish(JOB, builders.view(0))
+        peers = [Peer(hub) for _ in range(3)]
+        tasks = [asyncio.create_task(peer.follow()) for peer in peers]
+        for count, (number, is_full, settles) in enumerate(events, 1):
+            peers[number].is_full = is_full
+            hub.publish(JOB, builders.view(count))
+            if settles:
+                await settle()
+        hub.publish(JOB, builders.view(len(events), Status.COMPLETED))
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*tasks)
+        for peer in peers:
+            assert peer.text == list(range(len(events)))
+            assert peer.fetched[-1].status is Status.COMPLETED
+
+    asyncio.run(run())
 
 
 # -- finished jobs ---------------------------------------------------------------------------
