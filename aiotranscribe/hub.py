@@ -59,18 +59,25 @@ class _Watcher:
 
     async def _wait(self, has_news: Callable[[], object]) -> bool:
         """Wait for news; return whether there are any, or only a heartbeat's time has passed."""
+        heard_at = time.monotonic()
         while not (has_news() or self._is_closed):
             self._wake.clear()
             try:
                 # Not wait_for, which up to Python 3.11 swallows a cancellation that comes together
                 # with the news (cpython issue 86296).
-                async with asyncio.timeout(HEARTBEAT_S):
+                async with asyncio.timeout(heard_at + HEARTBEAT_S - time.monotonic()):
                     await self._wake.wait()
             except TimeoutError:
-                return False
+                if self._heard_at() <= heard_at:
+                    return False
+                heard_at = self._heard_at()
         if self._is_closed:
             raise StopAsyncIteration
         return True
+
+    def _heard_at(self) -> float:
+        """When something was sent past the iteration, on the monotonic clock; 0 for never."""
+        return 0.0
 
 
 W = TypeVar("W", bound=_Watcher)
@@ -94,11 +101,14 @@ class Topic:
         #: Those who miss nothing and are pushed to, by their language and how; and by their peers.
         self.live: dict[tuple[str, Push], dict[Any, Subscription]] = {}
         self._renewed = 0.0
+        #: When the view was published, on the monotonic clock.
+        self.told_at = time.monotonic()
 
     def publish(self, view: View) -> None:
         """Make ``view`` the latest: push it to those who miss nothing else, wake the others."""
         before, self.view = self.view, view
         self.version += 1
+        self.told_at = time.monotonic()
         for watcher in tuple(self.watchers):
             watcher.wake(self.job_id)
         for (language, push), watchers in self.live.items():
@@ -172,6 +182,9 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         self._leave()
         super().close()
 
+    def _heard_at(self) -> float:
+        return self._topic.told_at if self._live is not None else 0.0
+
     def _join(self, push: Push) -> None:
         """Be pushed to from now on, instead of being woken."""
         self._live = self._topic.live.setdefault((self._language, push), {})
@@ -200,7 +213,7 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
             self.close()
         elif self._push and self._seen == topic.version and not (self._live or self._is_closed):
             self._join(self._push)
-        if not await self._wait(lambda: self._seen != topic.version):
+        if not await self._wait(lambda: self._live is None and self._seen != topic.version):
             if self._live is not None:  # nothing is missing
                 self._offset = topic.view.count
             topic.renew()

@@ -383,6 +383,22 @@ async def test_who_is_pushed_to_has_signs_of_life_too(
     await asyncio.wait_for(task, PATIENCE_S)
 
 
+async def test_who_is_pushed_to_needs_no_other_sign_of_life(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise thousands who came at the same moment are told again at the same moment."""
+    monkeypatch.setattr(hubs, "HEARTBEAT_S", 0.2)
+    peer = Peer(hub)
+    task = asyncio.create_task(peer.follow())
+    for count in range(1, 50):
+        await asyncio.sleep(0.01)
+        hub.publish(JOB, builders.view(count))
+    # On a slow machine there may have been a silence, but hardly two.
+    assert len(peer.fetched) <= 2
+    peer.subscription.close()
+    await asyncio.wait_for(task, PATIENCE_S)
+
+
 async def test_who_is_pushed_to_and_leaves_is_forgotten(hub: Hub) -> None:
     """Otherwise a server that is watched for a week fills its memory, and writes to the dead."""
     peers = [Peer(hub) for _ in range(2)]
