@@ -25,14 +25,17 @@ class Client:
 
     Args:
         url: Where the server is, with the path it is mounted at, if any.
+        token: What lets you in, if the server wants one.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000") -> None:
+    def __init__(self, url: str = "http://127.0.0.1:8000", token: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def __aenter__(self) -> "Client":
         # Uploads may take as long as they need; sockets have their own time-outs.
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=10))
+        timeout = aiohttp.ClientTimeout(sock_connect=10)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
         return self
 
     async def __aexit__(
@@ -66,7 +69,7 @@ class Client:
         Handle every frame alike: ``mine[frame.offset:] = frame.segments``.
 
         Raises:
-            ServerError: there is no such job.
+            ServerError: there is no such job, or the server wants another token.
         """
         wait_s = _FIRST_WAIT_S
         while True:

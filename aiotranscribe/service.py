@@ -13,7 +13,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ from aiotranscribe.errors import (
     NotFinished,
     Problem,
     StorageUnavailable,
+    TooMany,
     UnusableStore,
 )
 from aiotranscribe.frame import DEFAULT, Frame, View
@@ -87,7 +89,8 @@ class Transcriber:
     """
 
     def __init__(self, config: Config | None = None, *, loader: Loader = Whisper) -> None:
-        self._config = config or Config()
+        #: The settings.
+        self.config = config or Config()
         self._loader = loader
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         #: Every job, as it was told last.
@@ -115,11 +118,14 @@ class Transcriber:
         self._model_error: Problem | None = None
         #: Why the data folder cannot be written, while it cannot.
         self._storage_error: AiotranscribeError | None = None
+        #: Whose the jobs at work are, and how many recordings each is sending, where that is known.
+        self._clients: dict[str, str] = {}
+        self._arriving: Counter[str] = Counter()
         #: What has to be done before the store is closed.
         self._pending: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> "Transcriber":
-        folder = self._config.data_dir
+        folder = self.config.data_dir
         self._temporary = None if folder else tempfile.mkdtemp(prefix="aiotranscribe-")
         root = folder or Path(self._temporary or "")
         self._store = Store(root)
@@ -130,7 +136,8 @@ class Transcriber:
             raise
         try:
             with writing_to(root):
-                self._spool = await asyncio.to_thread(Spool, root / "spool")
+                min_free = self.config.min_free_disk_bytes()
+                self._spool = await asyncio.to_thread(Spool, root / "spool", min_free)
             await self._restore()
         except BaseException:
             await self._store.close()
@@ -141,7 +148,7 @@ class Transcriber:
         self._drainer = asyncio.create_task(self._drain(), name="inbox")
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
         self._ticker = asyncio.create_task(self._tick(), name="tick")
-        config = self._config
+        config = self.config
         settings = Settings(config.device, config.compute_type, config.threads())
         self._slots = [
             Slot(number, config.model[0], settings, self._loader, self._on_message)
@@ -188,7 +195,7 @@ class Transcriber:
         if self._jobs:
             log.info("%s jobs are known, %s of them go on", len(self._jobs), len(self._courses))
         await asyncio.to_thread(
-            self._spool.tidy, self._jobs, self._courses, keeps_recordings=self._config.keep_audio
+            self._spool.tidy, self._jobs, self._courses, keeps_recordings=self.config.keep_audio
         )
 
     async def _go_on(self, job: Job) -> None:
@@ -218,7 +225,7 @@ class Transcriber:
         Raises:
             InvalidOption: an option that cannot be.
         """
-        return options.settle(self._config.model)
+        return options.settle(self.config.model)
 
     async def submit(
         self,
@@ -249,15 +256,38 @@ class Transcriber:
                 await arrival.write(piece)
             return await self.accept(arrival, name=name, options=options)
 
-    def arrival(self) -> Arrival:
-        """Return a place to write a recording to, piece by piece, before it is accepted.
+    @contextlib.asynccontextmanager
+    async def arrival(self, client: str | None = None) -> AsyncIterator[Arrival]:
+        """Enter a place to write a recording to, piece by piece, before it is accepted.
+
+        Args:
+            client: Who sends it; ``None`` for this program, which may send any number.
 
         Raises:
             Closed: this transcriber is going away.
+            TooMany: the client has as many jobs as it may.
         """
         if not self._is_open:
             raise Closed("the server is shutting down")
-        return self._spool.arrival()
+        if client is not None:
+            self._check_number(client)
+            self._arriving[client] += 1
+        try:
+            async with self._spool.arrival() as arrival:
+                arrival.client = client
+                yield arrival
+        finally:
+            if client is not None:
+                self._arriving -= Counter([client])
+
+    def _check_number(self, client: str) -> None:
+        most = self.config.max_jobs_per_client
+        count = self._arriving[client] + sum(other == client for other in self._clients.values())
+        if count >= most:
+            raise TooMany(
+                f"{client} has {count} jobs that have not ended, and the limit is {most}; wait for "
+                "some, or see --max-jobs-per-client"
+            )
 
     async def accept(
         self, arrival: Arrival, *, name: str | None = None, options: Options | None = None
@@ -284,6 +314,8 @@ class Transcriber:
         except BaseException:
             await asyncio.to_thread(self._spool.remove, job.id)
             raise
+        if arrival.client is not None:
+            self._clients[job.id] = arrival.client
         # It is safe: whatever the disk does now, the job will be done.
         return await self._do(partial(self._enter, job), patience_s=None)
 
@@ -489,7 +521,7 @@ class Transcriber:
         self._inbox.put_nowait(partial(self._apply, slot, work, message))
 
     def _apply(self, slot: Slot, work: Work | None, message: Message) -> None:
-        idle_s = self._config.model_idle_s
+        idle_s = self.config.model_idle_s
         if idle_s and isinstance(message, Ended) and not isinstance(work, Unload):
             event = partial(self._rest, slot, slot.work_number)
             asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
@@ -690,24 +722,27 @@ class Transcriber:
             before, job = self._jobs.get(job_id), self._courses[job_id].job
             if before is None or job.status is not before.status:
                 why = f": {job.error.message}" if job.error else ""
-                log.info("job %s %s%s", job_id, job.status.value, why)
+                fields = {"job_id": job_id, "status": job.status.value}
+                fields |= {"code": job.error.code} if job.error else {}
+                log.info("job %s %s%s", job_id, job.status.value, why, extra=fields)
             self._jobs[job_id] = job
             if self._hub.is_news(job_id, view):
                 self._hub.publish(job_id, view)
             if job.status.is_terminal:
                 del self._courses[job_id]
                 del self._told_at[job_id]
+                self._clients.pop(job_id, None)
                 self._clean(job_id)
         self._views.clear()
         for job_id in self._deleted:
-            log.info("job %s deleted", job_id)
+            log.info("job %s deleted", job_id, extra={"job_id": job_id, "status": "deleted"})
             self._hub.drop(job_id)
             self._jobs.pop(job_id, None)
         self._deleted.clear()
 
     def _clean(self, job_id: str) -> None:
         """Remove what a job that has ended does not need, while everything else goes on."""
-        remove = partial(self._spool.remove_sound, job_id, keeps_recording=self._config.keep_audio)
+        remove = partial(self._spool.remove_sound, job_id, keeps_recording=self.config.keep_audio)
         self._own(asyncio.to_thread(remove))
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -724,12 +759,12 @@ class Transcriber:
 
     async def _sweep(self) -> None:
         """Delete jobs that have been kept as long as they should be."""
-        keep_s = self._config.keep_s()
+        keep_s = self.config.keep_s()
         while keep_s is not None:
             before = time.time() - keep_s
             for job in list(self._jobs.values()):
                 if job.ended is not None and job.ended <= before:
-                    log.info("job %s has been kept for %s", job.id, self._config.keep)
+                    log.info("job %s has been kept for %s", job.id, self.config.keep)
                     with contextlib.suppress(AiotranscribeError):
                         await self.delete(job.id)
             await asyncio.sleep(min(_SWEEP_S, keep_s or 1.0))

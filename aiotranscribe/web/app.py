@@ -8,11 +8,18 @@ from aiohttp import web
 
 from aiotranscribe.config import Config
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import jobs, origins, watch
+from aiotranscribe.web import auth, jobs, limits, origins, proxies, watch
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
 
 _STATIC = Path(__file__).parent / "static"
+# What every answer says, unless its handler says otherwise.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_PAGE_POLICY = "default-src 'self' 'unsafe-inline'; connect-src *; frame-ancestors 'none'"
 
 
 def create_app(
@@ -29,13 +36,18 @@ def create_app(
         transcriber: One that you have not entered yet, in place of one made from ``config``;
             the application enters and leaves it.
     """
-    app = web.Application(middlewares=[problems, origins.guard])
-    app[TRANSCRIBER] = transcriber or Transcriber(config)
+    app = web.Application(middlewares=[problems, origins.guard, auth.ask])
+    app[TRANSCRIBER] = transcriber = transcriber or Transcriber(config)
+    config = transcriber.config
+    app[auth.TOKENS] = auth.Tokens(config)
+    app[origins.ALLOWED] = origins.parse(config.allow_origin)
+    app[proxies.TRUSTED] = proxies.parse(config.trusted_proxy)
+    app[limits.SOCKETS] = limits.Sockets(config.max_sockets_per_client)
     app[watch.WRITING] = set()
     app[watch.LISTENING] = set()
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
-    app.on_response_prepare.append(origins.let_read)
+    app.on_response_prepare.extend([_protect, origins.let_read])
     app.add_routes(
         [
             web.post("/v1/jobs", jobs.submit),
@@ -56,11 +68,23 @@ def create_app(
     return app
 
 
+def under(path: str, app: web.Application) -> web.Application:
+    """Return an application that has ``app`` under a path, or ``app`` if the path is empty."""
+    if not path.strip("/"):
+        return app
+    outer = web.Application(middlewares=[problems])
+    outer.on_response_prepare.append(_protect)
+    outer.add_subapp(f"/{path.strip('/')}", app)
+    return outer
+
+
+@auth.open_to_all
 async def health(request: web.Request) -> web.Response:
     """``GET /health``: the server answers."""
     return web.json_response({"status": "ok"})
 
 
+@auth.open_to_all
 async def ready(request: web.Request) -> web.Response:
     """``GET /ready``: 200 once a worker has its model, 503 until then."""
     transcriber = request.app[TRANSCRIBER]
@@ -71,16 +95,25 @@ async def ready(request: web.Request) -> web.Response:
     return problem(503, "loading_model", "no worker has its model yet; try again in a moment")
 
 
+@auth.open_to_all
 async def page(request: web.Request) -> web.FileResponse:
     """``GET /``: a page to try the server with; the same file as ``examples/browser.html``."""
-    return web.FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+    headers = {"Cache-Control": "no-cache", "Content-Security-Policy": _PAGE_POLICY}
+    return web.FileResponse(_STATIC / "index.html", headers=headers)
 
 
+@auth.open_to_all
 async def module(request: web.Request) -> web.FileResponse:
     """``GET /static/aiotranscribe.js``: what a page needs to submit and watch."""
     # Browsers run a module only if it says what it is, which is not left to the system's tables.
     headers = {"Cache-Control": "no-cache", "Content-Type": "text/javascript"}
     return web.FileResponse(_STATIC / "aiotranscribe.js", headers=headers)
+
+
+async def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    """Say to browsers what they need not do with an answer (signal ``on_response_prepare``)."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:

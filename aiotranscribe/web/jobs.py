@@ -13,6 +13,7 @@ from aiotranscribe.job import Job, Status
 from aiotranscribe.sentences import check, negotiate
 from aiotranscribe.service import Transcriber
 from aiotranscribe.web import uploads
+from aiotranscribe.web.auth import client_of
 
 #: Where the handlers find the transcriber of their application.
 TRANSCRIBER = web.AppKey("transcriber", Transcriber)
@@ -39,8 +40,8 @@ class Listing(msgspec.Struct, frozen=True):
 async def submit(request: web.Request) -> web.Response:
     """``POST /v1/jobs``: take a recording; 202 once it is safe."""
     transcriber, language = request.app[TRANSCRIBER], language_of(request)
-    async with transcriber.arrival() as arrival:
-        upload = await uploads.receive(request, arrival, transcriber.check)
+    async with transcriber.arrival(client_of(request)) as arrival:
+        upload = await uploads.receive(request, arrival, transcriber.check, transcriber.config)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
     response = _json(frames.encode(await transcriber.frame(job.id, language=language)), status=202)
     response.headers["Location"] = str(request.app.router["job"].url_for(job_id=job.id))

@@ -12,6 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiotranscribe import frame as frames
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest, Problem
 from aiotranscribe.hub import Board, Subscription
+from aiotranscribe.web import auth, limits
 from aiotranscribe.web.jobs import TRANSCRIBER, language_of
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class SignOfLife(msgspec.Struct, frozen=True):
     time: str
 
 
+@limits.counted
 async def watch(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription/{job_id}?since=``: the frames of one job, then close 1000.
 
@@ -81,6 +83,7 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+@limits.counted
 async def watch_many(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
     language = language_of(request)  # a wrong one is refused before the upgrade
@@ -96,6 +99,7 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+@limits.counted
 async def events(request: web.Request) -> web.StreamResponse:
     """``GET /v1/jobs/{job_id}/events``: the frames of one job as server-sent events.
 
@@ -229,7 +233,11 @@ def _parse(text: str) -> Command:
 async def _open(request: web.Request) -> web.WebSocketResponse:
     # compress costs eight times the sending; ping and pong notice a peer that has vanished.
     socket = web.WebSocketResponse(
-        compress=False, heartbeat=_PING_S, max_msg_size=_LONGEST_MESSAGE_BYTES, timeout=GOODBYE_S
+        compress=False,
+        heartbeat=_PING_S,
+        max_msg_size=_LONGEST_MESSAGE_BYTES,
+        protocols=auth.protocols(request),
+        timeout=GOODBYE_S,
     )
     await socket.prepare(request)
     return socket

@@ -8,16 +8,17 @@ const ENDED = ["completed", "failed", "cancelled"];
 
 /**
  * Send a File or Blob; resolve to the new job's first frame. From then on the server has it.
- * `options` are the job's; `onProgress` is called with the part that is sent, 0 to 1.
+ * `token` is what the server wants, if it wants one. `options` are the job's; `onProgress` is called with the part that is sent, 0 to 1.
  * Rejects with an Error with `message`, `code` and `status` (0 if there was no answer).
  */
-export async function submit(recording, { server = HERE, options = {}, signal, onProgress } = {}) {
+export async function submit(recording, { server = HERE, token, options = {}, signal, onProgress } = {}) {
   signal?.throwIfAborted();
   const form = new FormData();
   for (const [name, value] of Object.entries(options)) form.append(name, value ?? "");
   form.append("file", recording);
   const request = new XMLHttpRequest();             // fetch cannot tell how much it has sent
   request.open("POST", locate(server, "v1/jobs"));
+  if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
   // Only if it is wanted: for a listener, a browser asks a server elsewhere for permission first.
   if (onProgress) request.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
   const abort = () => request.abort();
@@ -37,21 +38,22 @@ export async function submit(recording, { server = HERE, options = {}, signal, o
  * `onLost` is called when there is no connection; the next frame tells that it is back.
  * Throws an Error with `message`, `code` and `status` if there is no such job.
  */
-export async function* watch(jobId, { server = HERE, since = "", all = [], signal, onLost } = {}) {
+export async function* watch(
+  jobId, { server = HERE, token, since = "", all = [], signal, onLost } = {}) {
   const locateJob = path =>
     locate(server, `${path}/${encodeURIComponent(jobId)}?since=${encodeURIComponent(since)}`);
   let wait = FIRST_WAIT_MS;
   while (true) {
     signal?.throwIfAborted();
     let isRefused = true;
-    for await (const frame of receive(locateJob("ws/transcription"), signal)) {
+    for await (const frame of receive(locateJob("ws/transcription"), token, signal)) {
       all = all.filter(({ id }) => id < frame.offset).concat(frame.segments);
       [since, wait, isRefused] = [frame.cursor, FIRST_WAIT_MS, false];
       yield { ...frame, all };
       if (ENDED.includes(frame.status)) return;
     }
     onLost?.();
-    if (isRefused) await askWhy(locateJob("v1/jobs"), signal);
+    if (isRefused) await askWhy(locateJob("v1/jobs"), token, signal);
     // A random time, lest all watchers of a restarted server come back at the same moment.
     await pause(wait * (0.5 + Math.random()), signal);
     wait = Math.min(2 * wait, LONGEST_WAIT_MS);
@@ -59,10 +61,12 @@ export async function* watch(jobId, { server = HERE, since = "", all = [], signa
 }
 
 /** The frames of one connection. What comes while the consumer is busy is one frame: no queue. */
-async function* receive(url, signal) {
+async function* receive(url, token, signal) {
   let next = null, isOpen = true, silence, wake;
   url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url);
+  // A browser cannot send headers with a socket; a subprotocol may have these letters.
+  const code = token && btoa(token).replace(/[+/=]/g, letter => ({ "+": "-", "/": "_" })[letter] ?? "");
+  const socket = new WebSocket(url, token ? ["aiotranscribe.v1", `bearer.${code}`] : []);
   // Does not wait for the other side's goodbye: it may be gone.
   const end = () => { isOpen = false; socket.close(); wake?.() };
   const expectMore = () => { clearTimeout(silence); silence = setTimeout(end, SILENCE_MS) };
@@ -96,10 +100,11 @@ function join(earlier, later) {
 }
 
 /** Throw the reason why a socket is refused, which a browser hides, if the server gives one. */
-async function askWhy(url, signal) {
+async function askWhy(url, token, signal) {
   const patience = AbortSignal.timeout(SILENCE_MS);
-  const answer = await fetch(url, { signal: signal ? AbortSignal.any([signal, patience]) : patience })
-    .catch(() => null);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const either = signal ? AbortSignal.any([signal, patience]) : patience;
+  const answer = await fetch(url, { headers, signal: either }).catch(() => null);
   if (answer?.status >= 400 && answer.status < 500)
     throw refusal(answer.status, answer.statusText, await answer.text().catch(() => ""));
   answer?.body?.cancel();
