@@ -151,7 +151,13 @@ class Transcriber:
         config = self.config
         settings = Settings(config.device, config.compute_type, config.threads())
         self._slots = [
-            Slot(number, config.model[0], settings, self._loader, self._on_message)
+            Slot(
+                number,
+                config.model[0],
+                (settings, self._loader),
+                self._on_message,
+                silence_s=config.worker_silence_s,
+            )
             for number in range(config.slots())
         ]
         return self
@@ -493,7 +499,8 @@ class Transcriber:
         job = course.job
         if not has_sound:
             recording, pcm = self._spool.recording(job.id), self._spool.pcm(job.id)
-            work = Prepare(job.id, str(recording), str(pcm), job.options)
+            most_s = self.config.max_duration_s()
+            work = Prepare(job.id, str(recording), str(pcm), job.options, most_s)
             weight = WEIGHTS[job.options.priority]
             self._scheduler.push(job.id, work, _PREPARE_COST_S, weight=weight)
         self._offer(course, course.take_ready())

@@ -33,20 +33,34 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._container: InputContainer = av.open(str(path), metadata_errors="ignore")
+            self._file = path.open("rb")
+        except OSError as error:
+            raise Undecodable(f"the recording cannot be opened ({error.strerror})") from error
+        try:
+            # FFmpeg gets the bytes and no protocol at all, not even for files: a playlist that
+            # calls itself a recording cannot make it open what else the server can reach.
+            self._container: InputContainer = av.open(
+                self._file, options={"protocol_whitelist": "none"}, metadata_errors="ignore"
+            )
         except (av.FFmpegError, ValueError, UnicodeError) as error:
+            self._file.close()
             raise Undecodable(
                 f"this is not audio or video that FFmpeg can read ({_why(error)})"
             ) from error
         if not self._container.streams.audio:
-            self._container.close()
+            self.close()
             raise Undecodable("there is no sound in this file")
 
     def __enter__(self) -> "Recording":
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._container.close()
+        self._file.close()
 
     @property
     def duration(self) -> float | None:
