@@ -212,6 +212,10 @@ class Hub:
             watcher.wake(job_id)
         self._keep(topic)
 
+    def count(self) -> int:
+        """Return how many watch something."""
+        return len(self._boards) + sum(len(topic.watchers) for topic in self._topics.values())
+
     def view(self, job_id: str) -> View:
         """Return the latest view of a job, or raise :class:`JobNotFound`."""
         return self._topic(job_id).view

@@ -47,6 +47,7 @@ from aiotranscribe.errors import (
 from aiotranscribe.frame import DEFAULT, Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
+from aiotranscribe.metrics import Metrics
 from aiotranscribe.outlook import Outlook
 from aiotranscribe.sentences import check, message
 from aiotranscribe.spool import Arrival, Spool, writing_to
@@ -95,6 +96,9 @@ class Transcriber:
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         #: Every job, as it was told last.
         self._jobs: dict[str, Job] = {}
+        self._metrics = Metrics()
+        #: When the first message arrived of those that are not told yet.
+        self._message_at: float | None = None
         #: The jobs that have no terminal status, or whose end is not told yet.
         self._courses: dict[str, Course] = {}
         #: In order, without repetitions.
@@ -440,6 +444,17 @@ class Transcriber:
         """Why no worker has its model, where that is known."""
         return None if self.is_ready else self._model_error
 
+    def metrics(self) -> bytes:
+        """Return what is to be measured, as Prometheus reads it."""
+        jobs = [course.job for course in self._courses.values()]
+        statuses = Counter(job.status for job in jobs)
+        self._metrics.queued.set(statuses[Status.QUEUED])
+        self._metrics.running.set(statuses[Status.RUNNING])
+        self._metrics.speed.set(sum(job.speed or 0.0 for job in jobs))
+        self._metrics.watchers.set(self._hub.count())
+        self._metrics.workers_ready.set(sum(slot.is_ready for slot in self._slots))
+        return self._metrics.text()
+
     # -- the one task that changes jobs --------------------------------------------------
 
     async def _drain(self) -> None:
@@ -447,6 +462,7 @@ class Transcriber:
             # What these events put into the inbox gets a turn of its own.
             events = [await self._inbox.get()]
             events += [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
+            message_at, self._message_at = self._message_at, None
             for event in events:
                 try:
                     event()
@@ -458,6 +474,8 @@ class Transcriber:
                 self._publish()
             except Exception:  # a mistake of ours must not stop every job for ever
                 log.exception("what has changed could not be told")
+            if message_at:
+                self._metrics.event_latency.observe(time.monotonic() - message_at)
             replies, self._replies = self._replies, []
             for reply in replies:
                 reply()
@@ -525,6 +543,9 @@ class Transcriber:
                 slot.stop()
 
     def _on_message(self, slot: Slot, work: Work | None, message: Message) -> None:
+        self._message_at = self._message_at or time.monotonic()
+        if isinstance(message, messages.Died):
+            self._metrics.worker_restarts.inc()
         self._inbox.put_nowait(partial(self._apply, slot, work, message))
 
     def _apply(self, slot: Slot, work: Work | None, message: Message) -> None:
@@ -738,6 +759,7 @@ class Transcriber:
             if job.status.is_terminal:
                 del self._courses[job_id]
                 del self._told_at[job_id]
+                self._metrics.ended.labels(job.status.value).inc()
                 self._clients.pop(job_id, None)
                 self._clean(job_id)
         self._views.clear()

@@ -40,7 +40,7 @@ class Recording:
             # FFmpeg gets the bytes and no protocol at all, not even for files: a playlist that
             # calls itself a recording cannot make it open what else the server can reach.
             self._container: InputContainer = av.open(
-                self._file, options={"protocol_whitelist": "none"}, metadata_errors="ignore"
+                self._file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore"
             )
         except (av.FFmpegError, ValueError, UnicodeError) as error:
             self._file.close()

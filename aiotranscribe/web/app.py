@@ -7,6 +7,7 @@ from pathlib import Path
 from aiohttp import web
 
 from aiotranscribe.config import Config
+from aiotranscribe.errors import Unauthorized
 from aiotranscribe.service import Transcriber
 from aiotranscribe.web import auth, jobs, limits, origins, proxies, watch
 from aiotranscribe.web.errors import problem, problems
@@ -61,6 +62,7 @@ def create_app(
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
+            web.get("/metrics", metrics, allow_head=False),
             web.get("/", page),
             web.get("/static/aiotranscribe.js", module),
         ]
@@ -93,6 +95,16 @@ async def ready(request: web.Request) -> web.Response:
     if error := transcriber.model_error:
         return problem(503, error.code, error.message)
     return problem(503, "loading_model", "no worker has its model yet; try again in a moment")
+
+
+@auth.open_to_all
+async def metrics(request: web.Request) -> web.Response:
+    """``GET /metrics``: for Prometheus; from elsewhere than this machine only with a token."""
+    if not (auth.is_known(request) or proxies.is_local(request)):
+        raise Unauthorized("from another machine, metrics want a token, which this server needs")
+    answer = web.Response(body=request.app[TRANSCRIBER].metrics())
+    answer.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
+    return answer
 
 
 @auth.open_to_all

@@ -64,6 +64,7 @@ class Tokens:
 
 TOKENS = web.AppKey("tokens", Tokens)
 _CLIENT = web.RequestKey("client", str)
+_IS_KNOWN = web.RequestKey("is_known", bool)
 _OPEN: set[Handler] = set()
 
 
@@ -82,6 +83,7 @@ async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise Unauthorized(
             "this server wants a token that it knows, in the header 'Authorization: Bearer TOKEN'"
         )
+    request[_IS_KNOWN] = name is not None
     request[_CLIENT] = name or _network(proxies.address(request))
     return await handler(request)
 
@@ -89,6 +91,11 @@ async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
 def client_of(request: web.Request) -> str:
     """Return whose request this is: the name of a token, or else an address."""
     return request[_CLIENT]
+
+
+def is_known(request: web.Request) -> bool:
+    """Whether the request came with a token of this server."""
+    return request[_IS_KNOWN]
 
 
 def protocols(request: web.Request) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -30,6 +30,8 @@ _PING_S = 20.0
 # Nothing that a watcher has to say is longer.
 _LONGEST_MESSAGE_BYTES = 4 << 10
 _MOST_SUBSCRIPTIONS = 1000
+# More than all subscriptions at once, twice; a peer that says more in such a time is flooding us.
+_MOST_MESSAGES, _MESSAGES_S = 4000, 10.0
 # How soon a browser's EventSource comes back, when the connection breaks.
 _RETRY_MS = 1000
 
@@ -50,6 +52,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
     job_id: str
     error: Problem
+
+
+class _Flooded(Exception):
+    """The peer says more than any watcher has to say."""
 
 
 class SignOfLife(msgspec.Struct, frozen=True):
@@ -74,6 +80,7 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
             with contextlib.suppress(ConnectionError):
                 await _send(request, socket, subscription)
             code = WSCloseCode.OK if subscription.is_finished else code
+            code = _code(listener, code)
         except AiotranscribeError:
             log.exception("the text of job %s cannot be read", job_id)
             code = WSCloseCode.INTERNAL_ERROR
@@ -95,7 +102,7 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     finally:
         request.app[LISTENING].discard(listener)
         await _stop(listener)
-    await _close(request, socket, WSCloseCode.GOING_AWAY)
+    await _close(request, socket, _code(listener, WSCloseCode.GOING_AWAY))
     return socket
 
 
@@ -149,9 +156,8 @@ class _Many:
         """Do what the peer says, until it has gone."""
         try:
             with contextlib.suppress(ConnectionError):
-                async for message in self._socket:
-                    if message.type is WSMsgType.TEXT:
-                        await self._obey(message.data)
+                async for text in _hear(self._socket):
+                    self._obey(text)
         finally:
             # Not cancelled: that would spoil a send at work, and the close after it.
             for watcher in self._watchers.values():
@@ -159,7 +165,7 @@ class _Many:
             if self._senders:
                 await asyncio.wait(self._senders)
 
-    async def _obey(self, text: str) -> None:
+    def _obey(self, text: str) -> None:
         job_id = ""
         try:
             command = _parse(text)
@@ -169,10 +175,20 @@ class _Many:
             if command.subscribe is not None:
                 self._subscribe(job_id, command.since)
         except AiotranscribeError as error:
-            await self._say(Refusal(job_id, error.problem()))
+            self._start(self._refuse(Refusal(job_id, error.problem())))
+
+    def _start(self, sending: Coroutine[None, None, None]) -> None:
+        """Have something sent while we listen."""
+        sender = asyncio.create_task(sending)
+        self._senders.add(sender)
+        sender.add_done_callback(self._senders.discard)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._say(refusal)
 
     def _subscribe(self, job_id: str, since: str | None) -> None:
-        if len(self._senders) >= _MOST_SUBSCRIPTIONS:
+        if len(self._watchers) >= _MOST_SUBSCRIPTIONS:
             raise InvalidRequest(
                 f"more than {_MOST_SUBSCRIPTIONS} subscriptions on one socket; '*' brings every "
                 "job's state"
@@ -183,9 +199,7 @@ class _Many:
             else self._transcriber.watch(job_id, since, language=self._language)
         )
         self._watchers[job_id] = watcher
-        sender = asyncio.create_task(self._follow(job_id, watcher))
-        self._senders.add(sender)
-        sender.add_done_callback(self._senders.discard)
+        self._start(self._follow(job_id, watcher))
 
     async def _follow(self, job_id: str, watcher: Subscription | Board) -> None:
         try:
@@ -249,6 +263,12 @@ async def _close(request: web.Request, socket: web.WebSocketResponse, code: WSCl
             await socket.close(code=code)
 
 
+def _code(listener: asyncio.Task[None], code: WSCloseCode) -> WSCloseCode:
+    """Why a socket is closed: ``code``, or because what its peer said was too much."""
+    is_flooded = listener.done() and not listener.cancelled() and listener.exception()
+    return WSCloseCode.POLICY_VIOLATION if isinstance(is_flooded, _Flooded) else code
+
+
 async def _stop(listener: asyncio.Task[None]) -> None:
     """End what receives, before the socket is closed.
 
@@ -270,9 +290,29 @@ async def _send(
 
 async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> None:
     """Read what the peer sends: nothing that matters, but pongs and close are handled here."""
-    async for _ in socket:
-        pass
-    subscription.close()
+    try:
+        async for _ in _hear(socket):
+            pass
+    finally:
+        subscription.close()
+
+
+async def _hear(socket: web.WebSocketResponse) -> AsyncIterator[str]:
+    """What the peer says, to its end, or until that is too much.
+
+    To be read without pause: aiohttp slows down a peer by the bytes that wait, and empty messages
+    have none.
+    """
+    loop = asyncio.get_running_loop()
+    began, count = loop.time(), 0
+    async for message in socket:
+        if loop.time() - began > _MESSAGES_S:
+            began, count = loop.time(), 0
+        count += 1
+        if count > _MOST_MESSAGES:
+            raise _Flooded
+        if message.type is WSMsgType.TEXT:
+            yield message.data
 
 
 @contextlib.asynccontextmanager
