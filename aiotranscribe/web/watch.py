@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -157,7 +157,7 @@ class _Many:
         try:
             with contextlib.suppress(ConnectionError):
                 async for text in _hear(self._socket):
-                    self._obey(text)
+                    await self._obey(text)
         finally:
             # Not cancelled: that would spoil a send at work, and the close after it.
             for watcher in self._watchers.values():
@@ -165,7 +165,7 @@ class _Many:
             if self._senders:
                 await asyncio.wait(self._senders)
 
-    def _obey(self, text: str) -> None:
+    async def _obey(self, text: str) -> None:
         job_id = ""
         try:
             command = _parse(text)
@@ -175,20 +175,10 @@ class _Many:
             if command.subscribe is not None:
                 self._subscribe(job_id, command.since)
         except AiotranscribeError as error:
-            self._start(self._refuse(Refusal(job_id, error.problem())))
-
-    def _start(self, sending: Coroutine[None, None, None]) -> None:
-        """Have something sent while we listen."""
-        sender = asyncio.create_task(sending)
-        self._senders.add(sender)
-        sender.add_done_callback(self._senders.discard)
-
-    async def _refuse(self, refusal: Refusal) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self._say(refusal)
+            await self._say(Refusal(job_id, error.problem()))
 
     def _subscribe(self, job_id: str, since: str | None) -> None:
-        if len(self._watchers) >= _MOST_SUBSCRIPTIONS:
+        if len(self._senders) >= _MOST_SUBSCRIPTIONS:
             raise InvalidRequest(
                 f"more than {_MOST_SUBSCRIPTIONS} subscriptions on one socket; '*' brings every "
                 "job's state"
@@ -199,7 +189,9 @@ class _Many:
             else self._transcriber.watch(job_id, since, language=self._language)
         )
         self._watchers[job_id] = watcher
-        self._start(self._follow(job_id, watcher))
+        sender = asyncio.create_task(self._follow(job_id, watcher))
+        self._senders.add(sender)
+        sender.add_done_callback(self._senders.discard)
 
     async def _follow(self, job_id: str, watcher: Subscription | Board) -> None:
         try:
@@ -298,11 +290,7 @@ async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> 
 
 
 async def _hear(socket: web.WebSocketResponse) -> AsyncIterator[str]:
-    """What the peer says, to its end, or until that is too much.
-
-    To be read without pause: aiohttp slows down a peer by the bytes that wait, and empty messages
-    have none.
-    """
+    """What the peer says, to its end, or until that is too much."""
     loop = asyncio.get_running_loop()
     began, count = loop.time(), 0
     async for message in socket:
