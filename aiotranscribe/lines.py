@@ -34,9 +34,12 @@ def set_up(style: str) -> None:
 
 
 def _hide_request(record: logging.LogRecord) -> bool:
-    """Drop what aiohttp adds about a request that is no HTTP: a piece of it, maybe with a token."""
+    """Make one calm line of what is no mistake of ours: a peer that has gone, or speaks no HTTP.
+
+    aiohttp would show a piece of such a request, in which a token may be.
+    """
     from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415 - slow to import
 
-    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError):
         record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
     return True

@@ -17,6 +17,8 @@ from av.container import InputContainer
 from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Floats, Samples
 from aiotranscribe.errors import Undecodable
 
+# How damage shows: to FFmpeg, to PyAV, or to the file that is told to go where it cannot.
+_DAMAGE = (av.FFmpegError, OSError, ValueError)
 # What Silero VAD sees of the frame before.
 _CONTEXT_SAMPLES = 64
 
@@ -42,7 +44,7 @@ class Recording:
             self._container: InputContainer = av.open(
                 self._file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore"
             )
-        except (av.FFmpegError, ValueError, UnicodeError) as error:
+        except _DAMAGE as error:
             self._file.close()
             raise Undecodable(
                 f"this is not audio or video that FFmpeg can read ({_why(error)})"
@@ -85,7 +87,7 @@ class Recording:
         for packet in self._packets():
             try:
                 frames = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
-            except av.FFmpegError as error:
+            except _DAMAGE as error:
                 errors += 1
                 last_error = error
                 continue
@@ -101,7 +103,7 @@ class Recording:
         while True:
             try:
                 packet = next(packets, None)
-            except av.FFmpegError:  # a broken end: keep what there is
+            except _DAMAGE:  # a broken end: keep what there is
                 return
             if packet is None:
                 return
