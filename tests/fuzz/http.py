@@ -73,11 +73,6 @@ _BODIES = (
     "--x\r\n" * 500, "--x--\r\n", "\r\n" * 500, "{" * 1000, "\x1f\x8b\x08" + "\0" * 500,
 )  # fmt: skip
 
-_KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-_HANDSHAKE = (
-    "GET /ws/transcription HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    f"{_KEY}Sec-WebSocket-Version: 13\r\n"
-)
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
 
@@ -108,6 +103,15 @@ def frame(
     else:
         size = bytes([bit | 127]) + struct.pack(">Q", length)
     return bytes([head | opcode]) + size + mask + data
+
+
+def handshake(host: str) -> bytes:
+    """Return the request that opens a WebSocket."""
+    return (
+        f"GET /ws/transcription HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
 
 
 def request(random: Random) -> bytes:
@@ -204,7 +208,7 @@ class Fuzz:
     async def _connect(self, number: int) -> None:
         random = Random(self._random.random())
         if is_socket := random.random() < 0.5:
-            data = _HANDSHAKE.format(self._address[0]).encode() + b"\r\n" + frames(random)
+            data = handshake(self._address[0]) + frames(random)
         else:
             data = request(random)
         end = random.choice(("wait", "wait", "wait", "half", "cut", "reset"))
