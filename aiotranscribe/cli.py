@@ -6,7 +6,6 @@ Worker processes import this module again, so only the imports that decorators n
 import asyncio
 import contextlib
 import dataclasses
-import logging
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from aiotranscribe import __version__
+from aiotranscribe import __version__, lines
 from aiotranscribe.config import Config
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest
 from aiotranscribe.exports import FORMATS, export
@@ -36,6 +35,11 @@ _URL = click.option(
     show_default=True,
     envvar="AIOTRANSCRIBE_URL",
     help="Where the server is.",
+)
+_TOKEN = click.option(
+    "--token",
+    envvar="AIOTRANSCRIBE_TOKEN",
+    help="What lets you in, if the server wants a token; better in AIOTRANSCRIBE_TOKEN.",
 )
 # aiohttp waits this long for requests to end, and as long again for those that it has cancelled.
 _SHUTDOWN_S = 1.5
@@ -71,7 +75,7 @@ def _config_option(field: "dataclasses.Field[Any]") -> Callable[..., Any]:
     elif "minimum" in field.metadata:
         is_whole = isinstance(field.default, int)
         kind = (click.IntRange if is_whole else click.FloatRange)(min=field.metadata["minimum"])
-    elif field.default is None:
+    elif field.default is None:  # every such field is a path
         kind = click.Path(path_type=Path)
     return click.option(
         *spellings,
@@ -79,7 +83,7 @@ def _config_option(field: "dataclasses.Field[Any]") -> Callable[..., Any]:
         type=kind,
         default=field.default,
         multiple=isinstance(field.default, tuple),
-        show_default=field.default is not None,
+        show_default=field.default not in (None, (), ""),
         envvar=f"AIOTRANSCRIBE_{field.name.upper()}",
         show_envvar=True,
         help=field.metadata["help"],
@@ -121,7 +125,7 @@ def _job_options(command: FC) -> FC:
 @_config_options()
 def serve(**settings: Any) -> None:
     """Run the server until it is told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    lines.set_up(settings["log_format"])
     if settings["data_dir"] is None:
         import platformdirs  # noqa: PLC0415 - see the module's docstring
 
@@ -134,14 +138,21 @@ async def _serve(config: Config) -> None:
     from aiohttp import web  # noqa: PLC0415 - see the module's docstring
     from yarl import URL  # noqa: PLC0415
 
-    from aiotranscribe.web.app import create_app  # noqa: PLC0415
+    from aiotranscribe.web import auth  # noqa: PLC0415
+    from aiotranscribe.web.app import create_app, under  # noqa: PLC0415
     from aiotranscribe.web.jobs import TRANSCRIBER  # noqa: PLC0415
 
+    auth.check_listening(config)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     app = create_app(config)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.AppRunner(
+        under(config.base_path, app),
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_S,
+        keepalive_timeout=config.idle_s,
+    )
     await runner.setup()
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(app[TRANSCRIBER].ready())
@@ -151,7 +162,7 @@ async def _serve(config: Config) -> None:
         await asyncio.wait([stopping, loading], return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await loading
-            url = URL.build(scheme="http", host=host, port=port)
+            url = URL.build(scheme="http", host=host, port=port, path=config.base_path)
             click.echo(f"aiotranscribe is ready at {url}")
         await stopping
     finally:
@@ -164,7 +175,7 @@ async def _serve(config: Config) -> None:
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
 )
-@_config_options("model", "workers", "device", "compute_type")
+@_config_options("model", "workers", "device", "compute_type", "max_duration")
 @_job_options
 @click.option(
     "--output_format",
@@ -233,18 +244,26 @@ def _write(transcript: Transcript, folder: Path, stem: str, formats: Sequence[st
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @_URL
+@_TOKEN
 @click.option("--watch", "is_watching", is_flag=True, help="Stay, and show the text as it comes.")
 @click.option("--model", help="One of the server's models.")
 @_job_options
-def submit(file: Path, url: str, is_watching: bool, **settings: str | None) -> None:
+def submit(
+    file: Path, url: str, token: str | None, is_watching: bool, **settings: str | None
+) -> None:
     """Send FILE to a server; print the new job's id, or its text with --watch."""
     with _clear_errors():
-        if not asyncio.run(_submit(file, url, _options(settings), is_watching)):
+        if not asyncio.run(_submit(file, _client(url, token), _options(settings), is_watching)):
             sys.exit(1)
 
 
-async def _submit(file: Path, url: str, options: Options, is_watching: bool) -> bool:
-    async with _client(url) as client:
+async def _submit(
+    file: Path,
+    entering: contextlib.AbstractAsyncContextManager["Client"],
+    options: Options,
+    is_watching: bool,
+) -> bool:
+    async with entering as client:
         job_id = (await client.submit(file, options)).job_id
         if is_watching:
             click.echo(f"job {job_id}", err=True)
@@ -256,28 +275,31 @@ async def _submit(file: Path, url: str, options: Options, is_watching: bool) -> 
 @main.command()
 @click.argument("job_id")
 @_URL
-def watch(job_id: str, url: str) -> None:
+@_TOKEN
+def watch(job_id: str, url: str, token: str | None) -> None:
     """Show the text of the job JOB_ID as it is recognised, from its beginning to its end."""
     with _clear_errors():
-        if not asyncio.run(_watch(job_id, url)):
+        if not asyncio.run(_watch(job_id, _client(url, token))):
             sys.exit(1)
 
 
-async def _watch(job_id: str, url: str) -> bool:
-    async with _client(url) as client:
+async def _watch(job_id: str, entering: contextlib.AbstractAsyncContextManager["Client"]) -> bool:
+    async with entering as client:
         await client.get(job_id)  # a wrong address is said at once; later it would be tried again
         return await _follow(client.watch(job_id), job_id[:8])
 
 
 @contextlib.asynccontextmanager
-async def _client(url: str) -> AsyncIterator["Client"]:
+async def _client(url: str, token: str | None) -> AsyncIterator["Client"]:
     """A client; what it cannot do about the network is said in one line."""
     from aiohttp import ClientError  # noqa: PLC0415 - see the module's docstring
 
     from aiotranscribe.client import Client  # noqa: PLC0415
 
     try:
-        async with Client(url, language=_language()) as client:
+        # The variable may be the server's own, with names, and several.
+        secret = token.split()[0].rpartition(":")[2] if token and token.strip() else None
+        async with Client(url, secret, language=_language()) as client:
             yield client
     except ClientError as error:
         raise click.ClickException(f"cannot reach {url}: {error}") from error

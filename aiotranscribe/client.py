@@ -25,18 +25,26 @@ class Client:
 
     Args:
         url: Where the server is, with the path it is mounted at, if any.
+        token: What lets you in, if the server wants one.
         language: Of the messages for people: ``en`` or ``pt``.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", *, language: str = DEFAULT) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        token: str | None = None,
+        *,
+        language: str = DEFAULT,
+    ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Accept-Language": language}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     async def __aenter__(self) -> "Client":
         # Uploads may take as long as they need; sockets have their own time-outs.
-        self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=aiohttp.ClientTimeout(sock_connect=10)
-        )
+        timeout = aiohttp.ClientTimeout(sock_connect=10)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
         return self
 
     async def __aexit__(
@@ -70,7 +78,7 @@ class Client:
         Handle every frame alike: ``mine[frame.offset:] = frame.segments``.
 
         Raises:
-            ServerError: there is no such job.
+            ServerError: there is no such job, or the server wants another token.
         """
         wait_s = _FIRST_WAIT_S
         while True:

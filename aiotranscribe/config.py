@@ -75,20 +75,92 @@ class Config:
         metadata={"help": "Keep the recordings of jobs that have ended as long as the jobs."},
     )
 
+    token: tuple[str, ...] = field(
+        default=(),
+        repr=False,
+        metadata={
+            "help": "Secret that lets in whoever sends it, or NAME:SECRET. Other users of this "
+            "machine can see what stands on a command line: better use the variable or a file."
+        },
+    )
+    token_file: Path | None = field(
+        default=None, metadata={"help": "File with a token, or NAME:TOKEN, on each line."}
+    )
+    allow_anonymous: bool = field(
+        default=False,
+        metadata={"help": "Listen beyond this machine without any token: everybody may do all."},
+    )
+    allow_origin: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Site whose pages may use the server too, such as https://app.example."},
+    )
+    base_path: str = field(
+        default="", metadata={"help": "Path under which a proxy has the server, such as /stt."}
+    )
+    trusted_proxy: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Address or network of a proxy whose X-Forwarded-* headers are true."},
+    )
+
+    max_upload: str = field(
+        default="4GiB", metadata={"help": "Largest recording that is taken, such as 500MiB."}
+    )
+    min_free_disk: str = field(
+        default="256MiB",
+        metadata={"help": "Room on the disk that uploads leave to the jobs at work."},
+    )
+    max_duration: str = field(
+        default="24h", metadata={"help": "Longest recording that is transcribed; or forever."}
+    )
+    max_jobs_per_client: int = field(
+        default=1000,
+        metadata={"help": "Most jobs of one client that have not ended.", "minimum": 1},
+    )
+    max_sockets_per_client: int = field(
+        default=10_000,
+        metadata={"help": "Most sockets and event streams of one client.", "minimum": 1},
+    )
+    idle_s: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds that a connection may be silent before a request, or an upload slow.",
+            "minimum": 1,
+        },
+    )
+    worker_silence_s: float = field(
+        default=900.0,
+        metadata={"help": "Seconds of silence after which a worker is replaced.", "minimum": 1},
+    )
+    log_format: str = field(
+        default="text",
+        metadata={
+            "help": "Lines for people, or one JSON object each.",
+            "choices": ("text", "json"),
+        },
+    )
+
     def __post_init__(self) -> None:
         """Refuse what makes no sense, in words."""
         self.keep_s()
+        self.max_duration_s()
+        self.max_upload_bytes()
+        self.min_free_disk_bytes()
 
     def keep_s(self) -> float | None:
         """Return how many seconds to keep jobs that have ended; ``None`` for ever."""
-        if self.keep == "forever":
-            return None
-        found = re.fullmatch(r"([0-9]{1,6})([smhd]?)", self.keep)
-        if not found or (not found[2] and found[1] != "0"):
-            raise InvalidOption(
-                f"keep: {self.keep!r} is no length of time such as 30m, 12h, 7d, forever or 0"
-            )
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
+        return _seconds("keep", self.keep)
+
+    def max_duration_s(self) -> float | None:
+        """Return how many seconds a recording may have; ``None`` for any number."""
+        return _seconds("max_duration", self.max_duration)
+
+    def max_upload_bytes(self) -> int:
+        """Return how large a recording may be."""
+        return _bytes("max_upload", self.max_upload)
+
+    def min_free_disk_bytes(self) -> int:
+        """Return how much of the disk uploads leave free."""
+        return _bytes("min_free_disk", self.min_free_disk)
 
     def slots(self) -> int:
         """Return how many workers run side by side."""
@@ -100,6 +172,24 @@ class Config:
     def threads(self) -> int:
         """Return how many threads each worker computes with."""
         return max(1, _cores() // self.slots())
+
+
+def _seconds(name: str, text: str) -> float | None:
+    if text == "forever":
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})([smhd]?)", text)
+    if not found or (not found[2] and found[1] != "0"):
+        raise InvalidOption(
+            f"{name}: {text!r} is no length of time such as 30m, 12h, 7d, forever or 0"
+        )
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
+
+
+def _bytes(name: str, text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6})([KMGT]i)?B?", text)
+    if not found:
+        raise InvalidOption(f"{name}: {text!r} is no size such as 500MiB, 4GiB or 0")
+    return int(found[1]) << {None: 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[found[2]]
 
 
 def _cores() -> int:

@@ -6,6 +6,10 @@
     ├── InvalidRequest          the request makes no sense as a whole
     ├── InvalidOption           an option that does not exist or cannot be
     ├── UnsupportedBody         the body is of a type that holds no recording
+    ├── UploadTooLarge
+    ├── UploadTooSlow
+    ├── Unauthorized            a token is needed, and this is none of ours
+    ├── TooMany                 a client has as many jobs or sockets as it may
     ├── JobNotFound
     ├── NotFinished             the transcript is asked for before the end
     ├── RecordingLost           the recording of a job was not kept
@@ -16,9 +20,13 @@
     ├── ServerError             a server answered a client with an error
     └── WorkError               a piece of work failed; becomes the job's ``error``
         ├── Undecodable         the recording is not audio or video we can read
+        ├── TooLong             the recording is longer than this server transcribes
         ├── ModelNotAvailable   the model is not here and could not be had
         └── WorkerDied          the worker process ended in the middle of the work
 """
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -39,6 +47,8 @@ class AiotranscribeError(Exception):
     code = "internal_error"
     #: Status of the HTTP answer that reports it.
     http_status = 500
+    #: Headers of that answer.
+    http_headers: ClassVar[Mapping[str, str]] = {}
 
     def problem(self) -> Problem:
         """Return the error as plain data."""
@@ -64,6 +74,36 @@ class UnsupportedBody(AiotranscribeError):
 
     code = "unsupported_body"
     http_status = 415
+
+
+class UploadTooLarge(AiotranscribeError):
+    """The recording is larger than the server takes."""
+
+    code = "upload_too_large"
+    http_status = 413
+
+
+class UploadTooSlow(AiotranscribeError):
+    """The body comes so slowly that it may as well have stopped."""
+
+    code = "upload_too_slow"
+    http_status = 408
+
+
+class Unauthorized(AiotranscribeError):
+    """The request has no token, or none that this server knows."""
+
+    code = "unauthorized"
+    http_status = 401
+    http_headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="aiotranscribe"'}
+
+
+class TooMany(AiotranscribeError):
+    """A client has as many jobs or sockets as it may have at once."""
+
+    code = "too_many"
+    http_status = 429
+    http_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
 
 class JobNotFound(AiotranscribeError):
@@ -133,6 +173,13 @@ class Undecodable(WorkError):
 
     code = "undecodable"
     http_status = 415
+
+
+class TooLong(WorkError):
+    """The recording is longer than this server transcribes."""
+
+    code = "recording_too_long"
+    http_status = 413
 
 
 class ModelNotAvailable(WorkError):

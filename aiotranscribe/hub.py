@@ -104,6 +104,10 @@ class Topic:
         #: When the view was published, on the monotonic clock.
         self.told_at = time.monotonic()
 
+    def count(self) -> int:
+        """Return how many watch the job."""
+        return len(self.watchers) + sum(map(len, self.live.values()))
+
     def publish(self, view: View) -> None:
         """Make ``view`` the latest: push it to those who miss nothing else, wake the others."""
         before, self.view = self.view, view
@@ -289,6 +293,10 @@ class Hub:
         for board in tuple(self._boards):
             board.wake(job_id)
         self._keep(topic)
+
+    def count(self) -> int:
+        """Return how many watch something."""
+        return len(self._boards) + sum(topic.count() for topic in self._topics.values())
 
     def view(self, job_id: str) -> View:
         """Return the latest view of a job, or raise :class:`JobNotFound`."""

@@ -13,7 +13,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +42,13 @@ from aiotranscribe.errors import (
     Problem,
     RecordingLost,
     StorageUnavailable,
+    TooMany,
     UnusableStore,
 )
 from aiotranscribe.frame import DEFAULT, Frame, View
 from aiotranscribe.hub import Board, Hub, Subscription
 from aiotranscribe.job import WEIGHTS, Job, Options, Status, Step, is_english_only
+from aiotranscribe.metrics import Metrics
 from aiotranscribe.outlook import Outlook
 from aiotranscribe.sentences import check, message
 from aiotranscribe.spool import Arrival, Spool, writing_to
@@ -88,11 +91,15 @@ class Transcriber:
     """
 
     def __init__(self, config: Config | None = None, *, loader: Loader = Whisper) -> None:
-        self._config = config or Config()
+        #: The settings.
+        self.config = config or Config()
         self._loader = loader
         self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         #: Every job, as it was told last.
         self._jobs: dict[str, Job] = {}
+        self._metrics = Metrics()
+        #: When the first message arrived of those that are not told yet.
+        self._message_at: float | None = None
         #: The jobs that have no terminal status, or whose end is not told yet.
         self._courses: dict[str, Course] = {}
         #: In order, without repetitions.
@@ -116,11 +123,14 @@ class Transcriber:
         self._model_error: Problem | None = None
         #: Why the data folder cannot be written, while it cannot.
         self._storage_error: AiotranscribeError | None = None
+        #: Whose the jobs at work are, and how many recordings each is sending, where that is known.
+        self._clients: dict[str, str] = {}
+        self._arriving: Counter[str] = Counter()
         #: What has to be done before the store is closed.
         self._pending: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> "Transcriber":
-        folder = self._config.data_dir
+        folder = self.config.data_dir
         self._temporary = None if folder else tempfile.mkdtemp(prefix="aiotranscribe-")
         root = folder or Path(self._temporary or "")
         self._store = Store(root)
@@ -131,7 +141,8 @@ class Transcriber:
             raise
         try:
             with writing_to(root):
-                self._spool = await asyncio.to_thread(Spool, root / "spool")
+                min_free = self.config.min_free_disk_bytes()
+                self._spool = await asyncio.to_thread(Spool, root / "spool", min_free)
             await self._restore()
         except BaseException:
             await self._store.close()
@@ -142,10 +153,16 @@ class Transcriber:
         self._drainer = asyncio.create_task(self._drain(), name="inbox")
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
         self._ticker = asyncio.create_task(self._tick(), name="tick")
-        config = self._config
+        config = self.config
         settings = Settings(config.device, config.compute_type, config.threads())
         self._slots = [
-            Slot(number, config.model[0], settings, self._loader, self._on_message)
+            Slot(
+                number,
+                config.model[0],
+                (settings, self._loader),
+                self._on_message,
+                silence_s=config.worker_silence_s,
+            )
             for number in range(config.slots())
         ]
         return self
@@ -189,7 +206,7 @@ class Transcriber:
         if self._jobs:
             log.info("%s jobs are known, %s of them go on", len(self._jobs), len(self._courses))
         await asyncio.to_thread(
-            self._spool.tidy, self._jobs, self._courses, keeps_recordings=self._config.keep_audio
+            self._spool.tidy, self._jobs, self._courses, keeps_recordings=self.config.keep_audio
         )
 
     async def _go_on(self, job: Job) -> None:
@@ -219,7 +236,7 @@ class Transcriber:
         Raises:
             InvalidOption: an option that cannot be.
         """
-        return options.settle(self._config.model)
+        return options.settle(self.config.model)
 
     async def submit(
         self,
@@ -227,6 +244,7 @@ class Transcriber:
         *,
         name: str | None = None,
         options: Options | None = None,
+        client: str | None = None,
     ) -> Job:
         """Take a recording; it is safe when this returns.
 
@@ -234,9 +252,11 @@ class Transcriber:
             recording: A file, which is copied, or its bytes, piece by piece.
             name: What to call it; by default the file's name.
             options: How to transcribe it.
+            client: Who sends it; ``None`` for this program, which may send any number.
 
         Raises:
             InvalidOption: an option that cannot be.
+            TooMany: the client has as many jobs as it may.
             InvalidRequest: there is not a single byte, or no such file.
             StorageUnavailable: the data folder cannot be written.
             Closed: this transcriber is going away.
@@ -245,20 +265,43 @@ class Transcriber:
         if isinstance(recording, str | Path):
             name = name or Path(recording).name
             recording = _read(Path(recording))
-        async with self.arrival() as arrival:
+        async with self.arrival(client) as arrival:
             async for piece in recording:
                 await arrival.write(piece)
             return await self.accept(arrival, name=name, options=options)
 
-    def arrival(self) -> Arrival:
-        """Return a place to write a recording to, piece by piece, before it is accepted.
+    @contextlib.asynccontextmanager
+    async def arrival(self, client: str | None = None) -> AsyncIterator[Arrival]:
+        """Enter a place to write a recording to, piece by piece, before it is accepted.
+
+        Args:
+            client: Who sends it; ``None`` for this program, which may send any number.
 
         Raises:
             Closed: this transcriber is going away.
+            TooMany: the client has as many jobs as it may.
         """
         if not self._is_open:
             raise Closed("the server is shutting down")
-        return self._spool.arrival()
+        if client is not None:
+            self._check_number(client)
+            self._arriving[client] += 1
+        try:
+            async with self._spool.arrival() as arrival:
+                arrival.client = client
+                yield arrival
+        finally:
+            if client is not None:
+                self._arriving -= Counter([client])
+
+    def _check_number(self, client: str) -> None:
+        most = self.config.max_jobs_per_client
+        count = self._arriving[client] + sum(other == client for other in self._clients.values())
+        if count >= most:
+            raise TooMany(
+                f"{client} has {count} jobs that have not ended, and the limit is {most}; wait for "
+                "some, or see --max-jobs-per-client"
+            )
 
     async def accept(
         self, arrival: Arrival, *, name: str | None = None, options: Options | None = None
@@ -286,6 +329,8 @@ class Transcriber:
         except BaseException:
             await asyncio.to_thread(self._spool.remove, job.id)
             raise
+        if arrival.client is not None:
+            self._clients[job.id] = arrival.client
         # It is safe: whatever the disk does now, the job will be done.
         return await self._do(partial(self._enter, job), patience_s=None)
 
@@ -377,15 +422,16 @@ class Transcriber:
             )
         return path
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry(self, job_id: str, client: str | None = None) -> Job:
         """Begin a new job with a job's recording, name and options.
 
         Raises:
             JobNotFound: there is no such job.
             RecordingLost: its recording was not kept.
+            TooMany: the client has as many jobs as it may.
         """
         path, job = await self.recording(job_id), self.get(job_id)
-        return await self.submit(path, name=job.name, options=job.options)
+        return await self.submit(path, name=job.name, options=job.options, client=client)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job and keep its text so far. A job that has ended stays as it is.
@@ -430,6 +476,17 @@ class Transcriber:
         """Why no worker has its model, where that is known."""
         return None if self.is_ready else self._model_error
 
+    def metrics(self) -> bytes:
+        """Return what is to be measured, as Prometheus reads it."""
+        jobs = [course.job for course in self._courses.values()]
+        statuses = Counter(job.status for job in jobs)
+        self._metrics.queued.set(statuses[Status.QUEUED])
+        self._metrics.running.set(statuses[Status.RUNNING])
+        self._metrics.speed.set(sum(job.speed or 0.0 for job in jobs))
+        self._metrics.watchers.set(self._hub.count())
+        self._metrics.workers_ready.set(sum(slot.is_ready for slot in self._slots))
+        return self._metrics.text()
+
     # -- the one task that changes jobs --------------------------------------------------
 
     async def _drain(self) -> None:
@@ -437,6 +494,7 @@ class Transcriber:
             # What these events put into the inbox gets a turn of its own.
             events = [await self._inbox.get()]
             events += [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
+            message_at, self._message_at = self._message_at, None
             for event in events:
                 try:
                     event()
@@ -448,6 +506,8 @@ class Transcriber:
                 self._publish()
             except Exception:  # a mistake of ours must not stop every job for ever
                 log.exception("what has changed could not be told")
+            if message_at:
+                self._metrics.event_latency.observe(time.monotonic() - message_at)
             replies, self._replies = self._replies, []
             for reply in replies:
                 reply()
@@ -489,7 +549,8 @@ class Transcriber:
         job = course.job
         if not has_sound:
             recording, pcm = self._spool.recording(job.id), self._spool.pcm(job.id)
-            work = Prepare(job.id, str(recording), str(pcm), job.options)
+            most_s = self.config.max_duration_s()
+            work = Prepare(job.id, str(recording), str(pcm), job.options, most_s)
             weight = WEIGHTS[job.options.priority]
             self._scheduler.push(job.id, work, _PREPARE_COST_S, weight=weight)
         self._offer(course, course.take_ready())
@@ -514,10 +575,13 @@ class Transcriber:
                 slot.stop()
 
     def _on_message(self, slot: Slot, work: Work | None, message: Message) -> None:
+        self._message_at = self._message_at or time.monotonic()
+        if isinstance(message, messages.Died):
+            self._metrics.worker_restarts.inc()
         self._inbox.put_nowait(partial(self._apply, slot, work, message))
 
     def _apply(self, slot: Slot, work: Work | None, message: Message) -> None:
-        idle_s = self._config.model_idle_s
+        idle_s = self.config.model_idle_s
         if idle_s and isinstance(message, Ended) and not isinstance(work, Unload):
             event = partial(self._rest, slot, slot.work_number)
             asyncio.get_running_loop().call_later(idle_s, self._inbox.put_nowait, event)
@@ -724,24 +788,28 @@ class Transcriber:
             before, job = self._jobs.get(job_id), self._courses[job_id].job
             if before is None or job.status is not before.status:
                 why = f": {job.error.message}" if job.error else ""
-                log.info("job %s %s%s", job_id, job.status.value, why)
+                fields = {"job_id": job_id, "status": job.status.value}
+                fields |= {"code": job.error.code} if job.error else {}
+                log.info("job %s %s%s", job_id, job.status.value, why, extra=fields)
             self._jobs[job_id] = job
             if self._hub.is_news(job_id, view):
                 self._hub.publish(job_id, view)
             if job.status.is_terminal:
                 del self._courses[job_id]
                 del self._told_at[job_id]
+                self._metrics.ended.labels(job.status.value).inc()
+                self._clients.pop(job_id, None)
                 self._clean(job_id)
         self._views.clear()
         for job_id in self._deleted:
-            log.info("job %s deleted", job_id)
+            log.info("job %s deleted", job_id, extra={"job_id": job_id, "status": "deleted"})
             self._hub.drop(job_id)
             self._jobs.pop(job_id, None)
         self._deleted.clear()
 
     def _clean(self, job_id: str) -> None:
         """Remove what a job that has ended does not need, while everything else goes on."""
-        remove = partial(self._spool.remove_sound, job_id, keeps_recording=self._config.keep_audio)
+        remove = partial(self._spool.remove_sound, job_id, keeps_recording=self.config.keep_audio)
         self._own(asyncio.to_thread(remove))
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -758,12 +826,12 @@ class Transcriber:
 
     async def _sweep(self) -> None:
         """Delete jobs that have been kept as long as they should be."""
-        keep_s = self._config.keep_s()
+        keep_s = self.config.keep_s()
         while keep_s is not None:
             before = time.time() - keep_s
             for job in list(self._jobs.values()):
                 if job.ended is not None and job.ended <= before:
-                    log.info("job %s has been kept for %s", job.id, self._config.keep)
+                    log.info("job %s has been kept for %s", job.id, self.config.keep)
                     with contextlib.suppress(AiotranscribeError):
                         await self.delete(job.id)
             await asyncio.sleep(min(_SWEEP_S, keep_s or 1.0))

@@ -34,12 +34,15 @@ def writing_to(path: Path) -> Iterator[None]:
 class Arrival:
     """A recording on its way in; use it with ``async with``. What is not kept is discarded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, min_free_bytes: int) -> None:
         self._folder = folder
+        self._min_free_bytes = min_free_bytes
         # What is discarded waits for what is being written.
         self._lock = asyncio.Lock()
         #: How much has arrived.
         self.size_bytes = 0
+        #: Who sends it, if that is another than this program.
+        self.client: str | None = None
 
     async def __aenter__(self) -> "Arrival":
         with writing_to(self._folder):
@@ -61,7 +64,16 @@ class Arrival:
         """Take the next bytes; raises :class:`StorageUnavailable` if there is no room."""
         self.size_bytes += len(piece)
         with writing_to(self._folder):
-            await asyncio.to_thread(self._file.write, piece)
+            await asyncio.to_thread(self._write, piece)
+
+    def _write(self, piece: bytes) -> None:
+        free, least = shutil.disk_usage(self._folder).free >> 20, self._min_free_bytes >> 20
+        if free < least:
+            raise StorageUnavailable(
+                f"there are {free} MiB left on the disk, and {least} MiB are for the jobs at work; "
+                "delete some jobs, or see --min-free-disk"
+            )
+        self._file.write(piece)
 
     async def keep(self, path: Path) -> None:
         """Make the whole recording ``path``, on the disk for good."""
@@ -85,10 +97,16 @@ class Arrival:
 
 
 class Spool:
-    """Files of all jobs under ``folder``. Its methods block: call them in a thread."""
+    """Files of all jobs under ``folder``. Its methods block: call them in a thread.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where they are.
+        min_free_bytes: What recordings that arrive leave free on its disk.
+    """
+
+    def __init__(self, folder: Path, min_free_bytes: int = 0) -> None:
         self._folder = folder
+        self._min_free_bytes = min_free_bytes
         self._arrivals = folder / "arriving"
         shutil.rmtree(self._arrivals, ignore_errors=True)
         self._arrivals.mkdir(parents=True)
@@ -108,7 +126,7 @@ class Spool:
 
     def arrival(self) -> Arrival:
         """Return a place for a recording that is on its way."""
-        return Arrival(self._arrivals)
+        return Arrival(self._arrivals, self._min_free_bytes)
 
     def remove(self, job_id: str) -> None:
         """Remove everything of a job's; nothing happens if there is nothing."""

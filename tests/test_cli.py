@@ -314,17 +314,33 @@ def test_every_setting_can_be_a_variable(
         "model_idle_s": "0.5",
         "keep": "forever",
         "keep_audio": "false",
+        "token": "me:0123456789abcdef",
+        "token_file": str(tmp_path / "tokens"),
+        "allow_anonymous": "false",
+        "allow_origin": "https://app.example",
+        "base_path": "/stt",
+        "trusted_proxy": "10.0.0.0/8",
+        "max_upload": "1MiB",
+        "min_free_disk": "1MiB",
+        "max_duration": "1h",
+        "max_jobs_per_client": "2",
+        "max_sockets_per_client": "2",
+        "idle_s": "30",
+        "worker_silence_s": "60",
+        "log_format": "json",
     }
+    (tmp_path / "tokens").write_text("# nobody\n")
     assert set(values) == {field.name for field in dataclasses.fields(Config)}
     variables = {f"AIOTRANSCRIBE_{name.upper()}": value for name, value in values.items()}
     process = start("serve", **variables)
     assert process.stdout
-    assert f"http://127.0.0.2:{port}" in process.stdout.readline()
+    assert f"http://127.0.0.2:{port}/stt" in process.stdout.readline()
     assert len(workers(process.pid)) == 3
     assert (tmp_path / "there" / "spool").is_dir()
-    url = f"http://127.0.0.2:{port}"
+    url = f"http://127.0.0.2:{port}/stt"
     arguments = ("submit", make_wav(2.0), "--watch", "--model", "scripted.en", *QUICK)
-    done = run(*arguments, variables={"AIOTRANSCRIBE_URL": url})
+    names = {"AIOTRANSCRIBE_URL": url, "AIOTRANSCRIBE_TOKEN": values["token"]}
+    done = run(*arguments, variables=names)
     assert done.stdout == "en 0.0.\nen 1.0.\n", done
 
 

@@ -108,6 +108,7 @@ def test_the_engine_knows_nothing_above_it(module: str) -> None:
 def test_the_worker_sees_only_what_is_pure_or_its_own() -> None:
     """Otherwise a worker process could change the state that only the server may change."""
     assert ours("engine.worker") <= PURE | {
+        "engine.bounds",
         "engine.whisper",
         "engine.audio",
         "engine.memory",

@@ -80,7 +80,8 @@ class Listened:
     def __init__(self, model: str = "scripted") -> None:
         self.heard: list[tuple[Work | None, Message]] = []
         self._told = asyncio.Event()
-        self.slot = Slot(0, model, Settings("cpu", "int8", 1), scripted.load, self._note)
+        loading = Settings("cpu", "int8", 1), scripted.load
+        self.slot = Slot(0, model, loading, self._note, silence_s=LONG_S)
 
     def _note(self, slot: Slot, work: Work | None, message: Message) -> None:
         assert slot is self.slot

@@ -5,7 +5,7 @@ from aiohttp import ClientSession, WSServerHandshakeError, web
 from pytest_aiohttp import AiohttpClient, AiohttpServer
 
 from aiotranscribe import Config, Transcriber, create_app
-from aiotranscribe.web import origins
+from aiotranscribe.web import origins, proxies
 from tests import scripted
 
 
@@ -17,6 +17,8 @@ async def _answer(request: web.Request) -> web.Response:
 def app() -> web.Application:
     """An application that answers whoever the guard lets in."""
     app = web.Application(middlewares=[origins.guard])
+    app[origins.ALLOWED] = origins.parse(["https://app.example"])
+    app[proxies.TRUSTED] = []
     app.on_response_prepare.append(origins.let_read)
     app.router.add_route("*", "/", _answer)
     return app
@@ -40,7 +42,7 @@ async def test_pages_of_this_machine_are_welcome(
     async with client.post("/", headers={"Origin": origin}) as response:
         assert response.status == 200
         assert response.headers["Access-Control-Allow-Origin"] == origin
-        assert response.headers["Access-Control-Expose-Headers"] == "Location"
+        assert response.headers["Access-Control-Expose-Headers"] == "Location, Retry-After"
         assert response.headers["Vary"] == "Origin"
     asked = {"Origin": origin, "Access-Control-Request-Method": "DELETE"}
     async with client.options("/", headers=asked) as response:

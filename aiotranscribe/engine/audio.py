@@ -17,6 +17,8 @@ from av.container import InputContainer
 from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Floats, Samples
 from aiotranscribe.errors import Undecodable
 
+# How damage shows: to FFmpeg, to PyAV, or to the file that is told to go where it cannot.
+_DAMAGE = (av.FFmpegError, OSError, ValueError)
 # What Silero VAD sees of the frame before.
 _CONTEXT_SAMPLES = 64
 
@@ -33,13 +35,22 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._container: InputContainer = av.open(str(path), metadata_errors="ignore")
-        except (av.FFmpegError, ValueError, UnicodeError) as error:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise Undecodable(f"the recording cannot be opened ({error.strerror})") from error
+        try:
+            # FFmpeg gets the bytes and no protocol at all, not even for files: a playlist that
+            # calls itself a recording cannot make it open what else the server can reach.
+            self._container: InputContainer = av.open(
+                self._file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore"
+            )
+        except _DAMAGE as error:
+            self._file.close()
             raise Undecodable(
                 f"this is not audio or video that FFmpeg can read ({_why(error)})"
             ) from error
         if not self._container.streams.audio:
-            self._container.close()
+            self.close()
             raise Undecodable("there is no sound in this file")
         self._size_bytes, self._read_bytes = path.stat().st_size, 0
 
@@ -47,7 +58,12 @@ class Recording:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._container.close()
+        self._file.close()
 
     @property
     def duration(self) -> float | None:
@@ -77,7 +93,7 @@ class Recording:
         for packet in self._packets():
             try:
                 frames = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
-            except av.FFmpegError as error:
+            except _DAMAGE as error:
                 errors += 1
                 last_error = error
                 continue
@@ -93,7 +109,7 @@ class Recording:
         while True:
             try:
                 packet = next(packets, None)
-            except av.FFmpegError:  # a broken end: keep what there is
+            except _DAMAGE:  # a broken end: keep what there is
                 return
             if packet is None:
                 return

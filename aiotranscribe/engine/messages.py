@@ -25,6 +25,8 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     recording: str
     pcm: str
     options: Options
+    #: A recording that is longer is given up.
+    most_s: float | None = None
 
 
 class Transcribe(msgspec.Struct, frozen=True, tag=True):

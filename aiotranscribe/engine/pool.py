@@ -47,16 +47,19 @@ class Slot(asyncio.Protocol):
     Args:
         number: Which slot, for the log.
         model: What a new worker loads first.
+        loading: How it does.
         on_message: Called in the loop with the slot, the work at hand and a message about it.
+        silence_s: A worker that says nothing about its work for this long is killed.
     """
 
     def __init__(
         self,
         number: int,
         model: str,
-        settings: Settings,
-        loader: worker.Loader,
+        loading: tuple[Settings, worker.Loader],
         on_message: Callable[["Slot", Work | None, Message], None],
+        *,
+        silence_s: float,
     ) -> None:
         self.number = number
         #: The model in the worker, or the one being loaded; ``None`` after it was given back.
@@ -68,7 +71,9 @@ class Slot(asyncio.Protocol):
         #: The work at hand.
         self.work: Work | None = None
         self._first_model = model
-        self._initargs = (settings, loader)
+        self._initargs = loading
+        self._silence_s = silence_s
+        self._heard_at = 0.0
         self._on_message = on_message
         self._received = bytearray()
         #: Grows with every piece of work.
@@ -86,6 +91,7 @@ class Slot(asyncio.Protocol):
         self.work_number += 1
         self.work = work
         self._has_begun = False
+        self._heard_at = time.monotonic()
         match work:
             case Unload():
                 self.model = None
@@ -125,8 +131,9 @@ class Slot(asyncio.Protocol):
             except (OSError, RuntimeError) as refusal:  # of a process, memory, a file or a thread
                 reason = f"could not be started: {refusal}"
             else:
-                await self._lost.wait()
+                silence = await self._watch()
                 reason = await self._bury()
+                reason = silence or reason
             if self._closing.is_set():
                 return
             log.warning("worker %s %s; starting another", self.number, reason)
@@ -142,6 +149,7 @@ class Slot(asyncio.Protocol):
         self.work_number += 1
         self.model = self._first_model
         self.work = Load(self._first_model)
+        self._heard_at = time.monotonic()
         self._received.clear()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -163,6 +171,20 @@ class Slot(asyncio.Protocol):
                 self._transport.abort()
                 await self._lost.wait()  # or it would be taken for the end of the next worker
                 raise
+
+    async def _watch(self) -> str | None:
+        """Wait until the worker is gone; kill one that has been silent too long, and say so."""
+        while not self._lost.is_set():
+            # Between two pieces of work a worker has nothing to say.
+            silent_s = time.monotonic() - self._heard_at if self.work else 0.0
+            if silent_s >= self._silence_s and self._process:
+                self._process.kill()
+                await self._lost.wait()
+                return f"said nothing for {silent_s:.0f} s and was killed; see --worker-silence-s"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.1, self._silence_s - silent_s)):
+                    await self._lost.wait()
+        return None
 
     async def _bury(self) -> str:
         """Make sure that the process is gone; return how it went."""
@@ -187,6 +209,7 @@ class Slot(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take whole messages out of what has arrived."""
+        self._heard_at = time.monotonic()
         self._received += data
         start = 0
         while len(self._received) >= start + worker.HEADER_BYTES:
@@ -227,6 +250,8 @@ def _how(exitcode: int | None) -> str:
         return "ended before it was up"
     if exitcode == -signal.SIGKILL:
         return "was killed (signal 9); often that means that the machine was out of memory"
+    if exitcode == -signal.SIGXCPU:
+        return "was stopped, because a piece of the recording took too much computing time"
     if exitcode < 0:
         return f"crashed (signal {-exitcode}, {signal.Signals(-exitcode).name})"
     return f"ended with exit code {exitcode}"

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aiotranscribe.engine import memory, messages
+from aiotranscribe.engine import bounds, memory, messages
 from aiotranscribe.engine.messages import Entered, Load, Message, Prepare, Transcribe, Unload, Work
 from aiotranscribe.engine.pcm import read_pcm, to_float
 from aiotranscribe.engine.spans import (
@@ -32,7 +32,7 @@ from aiotranscribe.engine.spans import (
     Span,
 )
 from aiotranscribe.engine.whisper import Clip, Model, Settings
-from aiotranscribe.errors import AiotranscribeError, Problem, StorageUnavailable
+from aiotranscribe.errors import AiotranscribeError, Problem, StorageUnavailable, TooLong
 from aiotranscribe.job import EVERYTHING, Options, Step
 
 log = logging.getLogger(__name__)
@@ -161,13 +161,20 @@ class _Worker:
         # Not truncated: when a dead worker's work is done again, others are reading the same.
         pcm_descriptor = os.open(work.pcm, os.O_WRONLY | os.O_CREAT, 0o600)
         with (
-            audio.Recording(Path(work.recording)) as recording,
             os.fdopen(pcm_descriptor, "wb", buffering=0) as pcm,
+            bounds.bounded(),
+            audio.Recording(Path(work.recording)) as recording,
         ):
             for block in audio.regroup(recording.blocks(), _BLOCK_SAMPLES):
                 self._check()
-                _write(pcm, block.tobytes())
+                bounds.begin_block()
                 total += len(block)
+                if work.most_s is not None and total > work.most_s * SAMPLE_RATE:
+                    raise TooLong(
+                        f"the recording is longer than {work.most_s / 3600:g} hours, which is the "
+                        "limit; see --max-duration"
+                    )
+                _write(pcm, block.tobytes())
                 seconds = total / SAMPLE_RATE
                 self.tell(messages.Decoded(seconds, recording.duration, recording.share))
                 if detector is None:

@@ -6,10 +6,18 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from aiotranscribe.config import Config
+from aiotranscribe.errors import Unauthorized
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import jobs, origins, page, watch
+from aiotranscribe.web import auth, jobs, limits, origins, page, proxies, watch
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
+
+# What every answer says, unless its handler says otherwise.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def create_app(
@@ -26,13 +34,18 @@ def create_app(
         transcriber: One that you have not entered yet, in place of one made from ``config``;
             the application enters and leaves it.
     """
-    app = web.Application(middlewares=[problems, origins.guard])
-    app[TRANSCRIBER] = transcriber or Transcriber(config)
+    app = web.Application(middlewares=[problems, origins.guard, auth.ask])
+    app[TRANSCRIBER] = transcriber = transcriber or Transcriber(config)
+    config = transcriber.config
+    app[auth.TOKENS] = auth.Tokens(config)
+    app[origins.ALLOWED] = origins.parse(config.allow_origin)
+    app[proxies.TRUSTED] = proxies.parse(config.trusted_proxy)
+    app[limits.SOCKETS] = limits.Sockets(config.max_sockets_per_client)
     app[watch.WRITING] = set()
     app[watch.LISTENING] = set()
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
-    app.on_response_prepare.append(origins.let_read)
+    app.on_response_prepare.extend([_protect, origins.let_read])
     app.add_routes(
         [
             web.post("/v1/jobs", jobs.submit),
@@ -48,6 +61,7 @@ def create_app(
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
+            web.get("/metrics", metrics, allow_head=False),
             web.get("/", page.page),
             web.get("/static/{name}", page.static),
         ]
@@ -55,11 +69,23 @@ def create_app(
     return app
 
 
+def under(path: str, app: web.Application) -> web.Application:
+    """Return an application that has ``app`` under a path, or ``app`` if the path is empty."""
+    if not path.strip("/"):
+        return app
+    outer = web.Application(middlewares=[problems])
+    outer.on_response_prepare.append(_protect)
+    outer.add_subapp(f"/{path.strip('/')}", app)
+    return outer
+
+
+@auth.open_to_all
 async def health(request: web.Request) -> web.Response:
     """``GET /health``: the server answers."""
     return web.json_response({"status": "ok"})
 
 
+@auth.open_to_all
 async def ready(request: web.Request) -> web.Response:
     """``GET /ready``: 200 once a worker has its model, 503 until then."""
     transcriber = request.app[TRANSCRIBER]
@@ -68,6 +94,22 @@ async def ready(request: web.Request) -> web.Response:
     if error := transcriber.model_error:
         return problem(503, error.code, error.message)
     return problem(503, "loading_model", "no worker has its model yet; try again in a moment")
+
+
+@auth.open_to_all
+async def metrics(request: web.Request) -> web.Response:
+    """``GET /metrics``: for Prometheus; from elsewhere than this machine only with a token."""
+    if not (auth.is_known(request) or proxies.is_local(request)):
+        raise Unauthorized("from another machine, metrics want a token, which this server needs")
+    answer = web.Response(body=request.app[TRANSCRIBER].metrics())
+    answer.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
+    return answer
+
+
+async def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    """Say to browsers what they need not do with an answer (signal ``on_response_prepare``)."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:

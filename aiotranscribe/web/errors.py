@@ -21,7 +21,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except AiotranscribeError as error:
-        return problem(error.http_status, error.code, str(error))
+        answer = problem(error.http_status, error.code, str(error))
+        answer.headers.update(error.http_headers)
+        return answer
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -16,6 +16,7 @@ from aiotranscribe.job import Job, Status
 from aiotranscribe.sentences import check, negotiate
 from aiotranscribe.service import Transcriber
 from aiotranscribe.web import uploads
+from aiotranscribe.web.auth import client_of
 
 #: Where the handlers find the transcriber of their application.
 TRANSCRIBER = web.AppKey("transcriber", Transcriber)
@@ -34,8 +35,8 @@ class Listing(msgspec.Struct, frozen=True):
 async def submit(request: web.Request) -> web.Response:
     """``POST /v1/jobs``: take a recording; 202 once it is safe."""
     transcriber, language = request.app[TRANSCRIBER], language_of(request)
-    async with transcriber.arrival() as arrival:
-        upload = await uploads.receive(request, arrival, transcriber.check)
+    async with transcriber.arrival(client_of(request)) as arrival:
+        upload = await uploads.receive(request, arrival, transcriber.check, transcriber.config)
         job = await transcriber.accept(arrival, name=upload.name, options=upload.options())
     return await _accepted(request, job, language)
 
@@ -43,7 +44,9 @@ async def submit(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """``POST /v1/jobs/{job_id}/retry``: a new job with the same recording and options; 202."""
     transcriber, language = request.app[TRANSCRIBER], language_of(request)
-    return await _accepted(request, await transcriber.retry(_job_id(request)), language)
+    return await _accepted(
+        request, await transcriber.retry(_job_id(request), client_of(request)), language
+    )
 
 
 async def list_jobs(request: web.Request) -> web.Response:

@@ -5,19 +5,36 @@ the answers, and with a socket not even that (RFC 6455, section 10.2). But the b
 ``Origin``, whose page it is. Programs that are no browser send none, and are not meant here.
 """
 
-import ipaddress
+from collections.abc import Iterable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
+from aiotranscribe.errors import InvalidOption
+from aiotranscribe.web import proxies
 from aiotranscribe.web.errors import problem
+
+#: Origins whose pages are welcome besides the server's own.
+ALLOWED = web.AppKey("allowed", frozenset[str])
 
 _PREFLIGHT = {
     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
-    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Content-Type",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Last-Event-ID",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
+
+
+def parse(origins: Iterable[str]) -> frozenset[str]:
+    """Return origins as browsers write them, or raise :class:`InvalidOption`."""
+    allowed = frozenset(origin.rstrip("/").lower() for origin in origins)
+    for origin in allowed:
+        url = _parse(origin)
+        if url.scheme not in {"http", "https"} or not url.host or str(url.origin()) != origin:
+            raise InvalidOption(
+                f"allow_origin: {origin!r} is no origin such as https://app.example"
+            )
+    return allowed
 
 
 @web.middleware
@@ -28,7 +45,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or _is_same(origin, request):
         return await handler(request)
-    if not _is_neighbour(origin, request):
+    if not _is_welcome(origin, request):
         return problem(403, "origin_refused", f"pages from {origin!r} may not use this server")
     if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
         return web.Response(status=204, headers=_PREFLIGHT)
@@ -39,14 +56,22 @@ async def let_read(request: web.Request, response: web.StreamResponse) -> None:
     """Let a welcome page read the answer (signal ``on_response_prepare``)."""
     response.headers.add(hdrs.VARY, hdrs.ORIGIN)
     origin = request.headers.get(hdrs.ORIGIN, "")
-    if _is_neighbour(origin, request):
+    if _is_welcome(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = hdrs.LOCATION
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, Retry-After"
 
 
 def _is_same(origin: str, request: web.Request) -> bool:
-    """Whether the page is of this very server. A proxy may have changed the scheme."""
-    return origin.partition("://")[2].lower() == request.host.lower()
+    """Whether the page is of this very server.
+
+    A proxy may have changed the scheme, without saying from what.
+    """
+    scheme, _, host = origin.lower().partition("://")
+    return host == proxies.host(request).lower() and scheme == (proxies.scheme(request) or scheme)
+
+
+def _is_welcome(origin: str, request: web.Request) -> bool:
+    return origin.lower() in request.app[ALLOWED] or _is_neighbour(origin, request)
 
 
 def _is_neighbour(origin: str, request: web.Request) -> bool:
@@ -55,7 +80,7 @@ def _is_neighbour(origin: str, request: web.Request) -> bool:
     The origin ``null`` is not: a page opened from disk has it, but so has any site's page in a
     sandboxed frame, and nothing tells them apart.
     """
-    ours = _parse(f"http://{request.host}")
+    ours = _parse(f"http://{proxies.host(request)}")
     theirs = _parse(origin)
     return theirs.scheme in {"http", "https"} and _is_loopback(ours) and _is_loopback(theirs)
 
@@ -75,11 +100,7 @@ def _is_rebound(request: web.Request) -> bool:
 
 
 def _is_loopback(url: URL) -> bool:
-    host = url.host or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+    return proxies.is_loopback(url.host or "")
 
 
 def _parse(text: str) -> URL:

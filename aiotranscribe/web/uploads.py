@@ -1,19 +1,32 @@
 """Recordings as they come in: a form with a file, or the bare bytes. Streamed, never held."""
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
-from aiotranscribe.errors import InvalidOption, InvalidRequest, UnsupportedBody
+from aiotranscribe.config import Config
+from aiotranscribe.errors import (
+    InvalidOption,
+    InvalidRequest,
+    UnsupportedBody,
+    UploadTooLarge,
+    UploadTooSlow,
+)
 from aiotranscribe.job import Options
 from aiotranscribe.spool import Arrival
 
 _PIECE_BYTES = 1 << 20
 # Prompts are limited to 2,000 characters of at most 4 bytes.
 _LONGEST_FIELD_BYTES = 8 << 10
+# There are fewer options than that.
+_MOST_FIELDS = 100
+# Each second must bring so much, on average; the slowest of telephone lines does.
+_SLOWEST_BYTES_PER_S = 512
 # aiohttp's ways to say that a form is malformed.
 _MALFORMED = (ValueError, AssertionError, LookupError, HttpProcessingError)
 
@@ -34,7 +47,10 @@ class Upload:
 
 
 async def receive(
-    request: web.Request, arrival: Arrival, check: Callable[[Options], object]
+    request: web.Request,
+    arrival: Arrival,
+    check: Callable[[Options], object],
+    config: Config,
 ) -> Upload:
     """Stream the request's recording into ``arrival``; return what came with it.
 
@@ -45,11 +61,14 @@ async def receive(
         request: The request.
         arrival: Where to write the recording.
         check: Raises :class:`InvalidOption` for options that this server cannot serve.
+        config: The limits.
 
     Raises:
         InvalidRequest: the form has no file, or is no form, or ends too early.
         InvalidOption: an option is unknown, impossible or given twice.
         UnsupportedBody: the body cannot be a recording.
+        UploadTooLarge: there is more of it than this server takes.
+        UploadTooSlow: it hardly comes.
     """
     upload = Upload()
     for name, value in request.query.items():
@@ -59,18 +78,53 @@ async def receive(
     check(upload.options())
     if request.content_type == "application/json":
         raise UnsupportedBody("send the recording itself, or a multipart form with a file field")
+    is_form = request.content_type.startswith("multipart/")
+    most_bytes = config.max_upload_bytes()
+    if not is_form:  # a form is larger than what is in it
+        _measure(request.content_length or 0, most_bytes)
     try:
-        if request.content_type.startswith("multipart/"):
-            await _read_form(request, upload, arrival, check)
-        else:
-            await _copy(request.content, arrival)
+        async with _pace(request.content, config.idle_s):
+            if is_form:
+                await _read_form(request, upload, arrival, check, most_bytes)
+            else:
+                await _copy(request.content, arrival, most_bytes)
+    except TimeoutError as error:
+        raise UploadTooSlow(
+            f"less than {_SLOWEST_BYTES_PER_S * config.idle_s:.0f} bytes of the upload came within "
+            f"{config.idle_s:g} s; see --idle-s"
+        ) from error
     except (RequestPayloadError, ClientPayloadError, ConnectionError, EOFError) as error:
         raise InvalidRequest(f"the upload was cut off ({error})") from error
     return upload
 
 
+@contextlib.asynccontextmanager
+async def _pace(body: StreamReader, idle_s: float) -> AsyncIterator[None]:
+    """Raise :class:`TimeoutError` when a body comes too slowly, drop by drop too."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look(before_bytes: int) -> None:
+        nonlocal timer
+        if not body.is_eof() and body.total_bytes < before_bytes + _SLOWEST_BYTES_PER_S * idle_s:
+            timeout.reschedule(loop.time())
+        else:
+            timer = loop.call_later(idle_s, look, body.total_bytes)
+
+    async with asyncio.timeout(None) as timeout:
+        timer = loop.call_later(idle_s, look, 0)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 async def _read_form(
-    request: web.Request, upload: Upload, arrival: Arrival, check: Callable[[Options], object]
+    request: web.Request,
+    upload: Upload,
+    arrival: Arrival,
+    check: Callable[[Options], object],
+    most_bytes: int,
 ) -> None:
     has_file = False
     try:
@@ -87,17 +141,26 @@ async def _read_form(
                 raise InvalidRequest("there is more than one file; send one request for each")
             check(upload.options())
             has_file, upload.name = True, part.filename or upload.name
-            await _copy(part, arrival)
+            await _copy(part, arrival, most_bytes)
     except _MALFORMED as error:
         raise InvalidRequest(f"the multipart body is malformed: {error}") from error
     if not has_file:
         raise InvalidRequest("the form has no field named 'file' with the recording")
 
 
-async def _copy(source: BodyPartReader | StreamReader, arrival: Arrival) -> None:
+async def _copy(source: BodyPartReader | StreamReader, arrival: Arrival, most_bytes: int) -> None:
     """Stream a body, or a part of one, to the spool."""
     while piece := await _read(source):
+        _measure(arrival.size_bytes + len(piece), most_bytes)
         await arrival.write(piece)
+
+
+def _measure(size_bytes: int, most_bytes: int) -> None:
+    if size_bytes > most_bytes:
+        raise UploadTooLarge(
+            f"the recording has at least {size_bytes} bytes; the limit is {most_bytes} "
+            f"({most_bytes / (1 << 20):.0f} MiB), see --max-upload"
+        )
 
 
 async def _read(source: BodyPartReader | StreamReader) -> bytes:
@@ -116,6 +179,10 @@ async def _text(part: BodyPartReader) -> str:
 
 
 def _add(upload: Upload, name: str, value: str) -> None:
+    if name == "url":
+        raise InvalidOption("url: this server fetches nothing; send the recording itself")
+    if len(upload.fields) >= _MOST_FIELDS:
+        raise InvalidRequest(f"there are over {_MOST_FIELDS} fields")
     if name in upload.fields:
         raise InvalidOption(f"{name}: given twice")
     upload.fields[name] = value

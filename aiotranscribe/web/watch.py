@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiotranscribe import frame as frames
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest, Problem
 from aiotranscribe.hub import Board, Subscription
+from aiotranscribe.web import auth, limits
 from aiotranscribe.web.jobs import TRANSCRIBER, language_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ _LOOK_AGAIN_S = 0.1
 # Nothing that a watcher has to say is longer.
 _LONGEST_MESSAGE_BYTES = 4 << 10
 _MOST_SUBSCRIPTIONS = 1000
+# More than all subscriptions at once, twice; a peer that says more in such a time is flooding us.
+_MOST_MESSAGES, _MESSAGES_S = 4000, 10.0
 # How soon a browser's EventSource comes back, when the connection breaks.
 _RETRY_MS = 1000
 
@@ -54,12 +57,17 @@ class Refusal(msgspec.Struct, frozen=True):
     error: Problem
 
 
+class _Flooded(Exception):
+    """The peer says more than any watcher has to say."""
+
+
 class SignOfLife(msgspec.Struct, frozen=True):
     """Nothing has changed in any job for a while."""
 
     time: str
 
 
+@limits.counted
 async def watch(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription/{job_id}?since=``: the frames of one job, then close 1000.
 
@@ -77,6 +85,7 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
             with contextlib.suppress(ConnectionError):
                 await _send(request, socket, subscription)
             code = WSCloseCode.OK if subscription.is_finished else code
+            code = _code(listener, code)
         except AiotranscribeError:
             log.exception("the text of job %s cannot be read", job_id)
             code = WSCloseCode.INTERNAL_ERROR
@@ -86,6 +95,7 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+@limits.counted
 async def watch_many(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
     language = language_of(request)  # a wrong one is refused before the upgrade
@@ -97,10 +107,11 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     finally:
         request.app[LISTENING].discard(listener)
         await _stop(listener)
-    await _close(request, socket, WSCloseCode.GOING_AWAY)
+    await _close(request, socket, _code(listener, WSCloseCode.GOING_AWAY))
     return socket
 
 
+@limits.counted
 async def events(request: web.Request) -> web.StreamResponse:
     """``GET /v1/jobs/{job_id}/events``: the frames of one job as server-sent events.
 
@@ -150,9 +161,8 @@ class _Many:
         """Do what the peer says, until it has gone."""
         try:
             with contextlib.suppress(ConnectionError):
-                async for message in self._socket:
-                    if message.type is WSMsgType.TEXT:
-                        await self._obey(message.data)
+                async for text in _hear(self._socket):
+                    await self._obey(text)
         finally:
             # Not cancelled: that would spoil a send at work, and the close after it.
             for watcher in self._watchers.values():
@@ -234,7 +244,11 @@ def _parse(text: str) -> Command:
 async def _open(request: web.Request) -> web.WebSocketResponse:
     # compress costs eight times the sending; ping and pong notice a peer that has vanished.
     socket = web.WebSocketResponse(
-        compress=False, heartbeat=_PING_S, max_msg_size=_LONGEST_MESSAGE_BYTES, timeout=GOODBYE_S
+        compress=False,
+        heartbeat=_PING_S,
+        max_msg_size=_LONGEST_MESSAGE_BYTES,
+        protocols=auth.protocols(request),
+        timeout=GOODBYE_S,
     )
     await socket.prepare(request)
     return socket
@@ -244,6 +258,12 @@ async def _close(request: web.Request, socket: web.WebSocketResponse, code: WSCl
     with contextlib.suppress(ConnectionError):  # the peer has left first
         async with _deadline(request, GOODBYE_S, is_patient=False):
             await socket.close(code=code)
+
+
+def _code(listener: asyncio.Task[None], code: WSCloseCode) -> WSCloseCode:
+    """Why a socket is closed: ``code``, or because what its peer said was too much."""
+    is_flooded = listener.done() and not listener.cancelled() and listener.exception()
+    return WSCloseCode.POLICY_VIOLATION if isinstance(is_flooded, _Flooded) else code
 
 
 async def _stop(listener: asyncio.Task[None]) -> None:
@@ -299,9 +319,25 @@ def _text_frame(data: bytes) -> bytes:
 
 async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> None:
     """Read what the peer sends: nothing that matters, but pongs and close are handled here."""
-    async for _ in socket:
-        pass
-    subscription.close()
+    try:
+        async for _ in _hear(socket):
+            pass
+    finally:
+        subscription.close()
+
+
+async def _hear(socket: web.WebSocketResponse) -> AsyncIterator[str]:
+    """What the peer says, to its end, or until that is too much."""
+    loop = asyncio.get_running_loop()
+    began, count = loop.time(), 0
+    async for message in socket:
+        if loop.time() - began > _MESSAGES_S:
+            began, count = loop.time(), 0
+        count += 1
+        if count > _MOST_MESSAGES:
+            raise _Flooded
+        if message.type is WSMsgType.TEXT:
+            yield message.data
 
 
 @contextlib.asynccontextmanager

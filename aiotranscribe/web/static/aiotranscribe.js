@@ -8,16 +8,19 @@ const ENDED = ["completed", "failed", "cancelled"];
 
 /**
  * Send a File or Blob; resolve to the new job's first frame. From then on the server has it.
- * `options` are the job's; `onProgress` is called with the part that is sent, 0 to 1.
+ * `token` is what the server wants, if it wants one; `options` are the job's; `onProgress` is called
+ * with the part that is sent, 0 to 1.
  * Rejects with an Error with `message`, `code` and `status` (0 if there was no answer).
  */
-export async function submit(recording, { server = HERE, options = {}, lang, signal, onProgress } = {}) {
+export async function submit(
+  recording, { server = HERE, token, options = {}, lang, signal, onProgress } = {}) {
   signal?.throwIfAborted();
   const form = new FormData();
   for (const [name, value] of Object.entries(options)) form.append(name, value ?? "");
   form.append("file", recording);
   const request = new XMLHttpRequest();             // fetch cannot tell how much it has sent
   request.open("POST", locate(server, "v1/jobs", { lang }));
+  if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
   // Only if it is wanted: for a listener, a browser asks a server elsewhere for permission first.
   if (onProgress) request.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
   const abort = () => request.abort();
@@ -37,11 +40,12 @@ export async function submit(recording, { server = HERE, options = {}, lang, sig
  * `onLost` is called when there is no connection; the next frame tells that it is back.
  * Throws an Error with `message`, `code` and `status` if there is no such job.
  */
-export async function* watch(jobId, { server = HERE, since, all = [], lang, signal, onLost } = {}) {
+export async function* watch(
+  jobId, { server = HERE, token, since, all = [], lang, signal, onLost } = {}) {
   const locateJob = path => locate(server, `${path}/${encodeURIComponent(jobId)}`, { since, lang });
-  const connect = () => receive(locateJob("ws/transcription"), join, signal);
+  const connect = () => receive(locateJob("ws/transcription"), token, join, signal);
   let mine = [...all];
-  for await (const frame of persist(connect, () => locateJob("v1/jobs"), signal, onLost)) {
+  for await (const frame of persist(connect, () => locateJob("v1/jobs"), token, signal, onLost)) {
     // Only ever longer, so that a frame's beginning of it stays that frame's.
     if (frame.offset < mine.length) mine = mine.slice(0, frame.offset);
     for (const segment of frame.segments) mine.push(segment);       // too many to be arguments
@@ -57,15 +61,15 @@ export async function* watch(jobId, { server = HERE, since, all = [], lang, sign
  * segments. It is always whole, and the same Map until a connection breaks.
  * `signal` and `onLost` are as in `watch`.
  */
-export async function* watchAll({ server = HERE, lang, signal, onLost } = {}) {
+export async function* watchAll({ server = HERE, token, lang, signal, onLost } = {}) {
   let jobs, isWhole;
   const connect = () => {
     [jobs, isWhole] = [new Map(), false];
     const url = locate(server, "ws/transcription", { lang });
-    return receive(url, gather, signal, JSON.stringify({ subscribe: "*" }));
+    return receive(url, token, gather, signal, JSON.stringify({ subscribe: "*" }));
   };
   const locateReason = () => locate(server, "v1/jobs", { limit: 1, lang });
-  for await (const news of persist(connect, locateReason, signal, onLost)) {
+  for await (const news of persist(connect, locateReason, token, signal, onLost)) {
     for (const [id, told] of news) {
       if (told.status) jobs.set(id, told);
       else if (id) jobs.delete(id);
@@ -76,7 +80,7 @@ export async function* watchAll({ server = HERE, lang, signal, onLost } = {}) {
 }
 
 /** What one connection after the other brings. */
-async function* persist(connect, locateReason, signal, onLost) {
+async function* persist(connect, locateReason, token, signal, onLost) {
   let wait = FIRST_WAIT_MS;
   while (true) {
     signal?.throwIfAborted();
@@ -86,7 +90,7 @@ async function* persist(connect, locateReason, signal, onLost) {
       yield news;
     }
     onLost?.();
-    if (isRefused) await askWhy(locateReason(), signal);
+    if (isRefused) await askWhy(locateReason(), token, signal);
     // A random time, lest all watchers of a restarted server come back at the same moment.
     await pause(wait * (0.5 + Math.random()), signal);
     wait = Math.min(2 * wait, LONGEST_WAIT_MS);
@@ -94,10 +98,12 @@ async function* persist(connect, locateReason, signal, onLost) {
 }
 
 /** What one connection brings. While the consumer is busy, `add` makes one of what comes: no queue. */
-async function* receive(url, add, signal, hello) {
+async function* receive(url, token, add, signal, hello) {
   let next = null, isOpen = true, silence, wake;
   url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url);
+  // A browser cannot send headers with a socket; a subprotocol may have these letters.
+  const code = token && btoa(token).replace(/[+/=]/g, letter => ({ "+": "-", "/": "_" })[letter] ?? "");
+  const socket = new WebSocket(url, token ? ["aiotranscribe.v1", `bearer.${code}`] : []);
   // Does not wait for the other side's goodbye: it may be gone.
   const end = () => { isOpen = false; socket.close(); wake?.() };
   const expectMore = () => { clearTimeout(silence); silence = setTimeout(end, SILENCE_MS) };
@@ -137,10 +143,11 @@ function gather(earlier, later) {
 }
 
 /** Throw the reason why a socket is refused, which a browser hides, if the server gives one. */
-async function askWhy(url, signal) {
+async function askWhy(url, token, signal) {
   const patience = AbortSignal.timeout(SILENCE_MS);
-  const answer = await fetch(url, { signal: signal ? AbortSignal.any([signal, patience]) : patience })
-    .catch(() => null);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const either = signal ? AbortSignal.any([signal, patience]) : patience;
+  const answer = await fetch(url, { headers, signal: either }).catch(() => null);
   if (answer?.status >= 400 && answer.status < 500)
     throw refusal(answer.status, answer.statusText, await answer.text().catch(() => ""));
   answer?.body?.cancel();

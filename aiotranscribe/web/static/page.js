@@ -2,131 +2,7 @@
 
 import { submit, watch, watchAll } from "./aiotranscribe.js";
 
-// What the page says by itself, by language; what a job says comes from the server in the same one.
-const en = {
-  other: "Português",
-  title: "Turn speech into text",
-  drop: "Drop recordings anywhere on this page, or paste them.",
-  invitation: "Audio or video, as many as you like. They stay on this server.",
-  choose: "Choose files",
-  record: "Record",
-  sample: "or try it with a sample",
-  stop: "Stop and transcribe",
-  discard: "Discard",
-  recording: "Recording",
-  noMicrophone: "The microphone cannot be used. Is it allowed, beside the address?",
-  insecureMicrophone: "Browsers record only over https. Record with another app, then choose the file.",
-  list: "Recordings",
-  none: "What you transcribe is kept here, until you delete it.",
-  more: "Show older ones",
-  lost: "Connection lost. Reconnecting …",
-  back: "All recordings",
-  sending: part => `Sending, ${part} %`,
-  waitingToSend: "Waiting to be sent",
-  next: "Next in line",
-  before: count => `Waiting, ${count} before it`,
-  left: time => `${time} left`,
-  notify: "Notify me when it is done",
-  cancel: "Cancel",
-  retry: "Try again",
-  delete: "Delete",
-  asked: name => `Delete “${name}”?`,
-  forGood: "The recording and its text are erased for good.",
-  keep: "Keep it",
-  deleted: "Deleted",
-  download: "Download",
-  copy: "Copy text",
-  copied: "Copied",
-  notCopied: "Not copied. Download the text instead.",
-  search: "Search in the text",
-  hits: (which, count) => count ? `${which} of ${count}` : "Not found",
-  previousHit: "Previous match",
-  nextHit: "Next match",
-  play: "Play",
-  pause: "Pause",
-  sentenceBefore: "Previous sentence",
-  sentenceAfter: "Next sentence",
-  seek: "Position",
-  rate: "Speed",
-  unplayable: "This browser cannot play this recording.",
-  follow: "Follow",
-  silent: "No speech was found in this recording.",
-  said: detail => `The server says: ${detail}`,
-  problems: {
-    cancelled: ["Cancelled", "This is the text so far. You can have it all transcribed again."],
-    undecodable: ["This file cannot be played", "It is not audio or video, is damaged, or has no sound. Save it as MP3 or WAV and send that."],
-    model_not_available: ["The speech model is missing", "Whoever runs this server has to provide it."],
-    storage_unavailable: ["The server’s disk is full", "Delete recordings that you do not need, then try again."],
-    recording_lost: ["The recording is not here any more", "This server may only keep texts. Send it again."],
-    work_failed: ["Something went wrong", "Try again. If it happens once more, the server’s log says why."],
-    job_not_found: ["There is no such recording", "It has been deleted, or the address is incomplete."],
-    invalid_request: ["It could not be sent", "Is the file empty? If not, try again."],
-    unreachable: ["The server does not answer", "Check the connection, then try again."],
-  },
-};
-const pt = {
-  other: "English",
-  title: "Da fala ao texto",
-  drop: "Largue gravações em qualquer lugar desta página, ou cole-as.",
-  invitation: "Áudio ou vídeo, tantos quantos quiser. Ficam neste servidor.",
-  choose: "Escolher ficheiros",
-  record: "Gravar",
-  sample: "ou experimente com um exemplo",
-  stop: "Parar e transcrever",
-  discard: "Descartar",
-  recording: "Gravação",
-  noMicrophone: "Não se pode usar o microfone. Está permitido, junto ao endereço?",
-  insecureMicrophone: "Os navegadores só gravam por https. Grave com outra aplicação e escolha o ficheiro.",
-  list: "Gravações",
-  none: "O que transcrever fica guardado aqui, até que o apague.",
-  more: "Mostrar mais antigas",
-  lost: "Ligação perdida. A religar …",
-  back: "Todas as gravações",
-  sending: part => `A enviar, ${part} %`,
-  waitingToSend: "À espera de ser enviada",
-  next: "A seguir na fila",
-  before: count => `Em espera, ${count} à frente`,
-  left: time => `faltam ${time}`,
-  notify: "Avisar-me quando terminar",
-  cancel: "Cancelar",
-  retry: "Tentar de novo",
-  delete: "Apagar",
-  asked: name => `Apagar «${name}»?`,
-  forGood: "A gravação e o seu texto são apagados para sempre.",
-  keep: "Manter",
-  deleted: "Apagada",
-  download: "Descarregar",
-  copy: "Copiar texto",
-  copied: "Copiado",
-  notCopied: "Não copiado. Descarregue antes o texto.",
-  search: "Procurar no texto",
-  hits: (which, count) => count ? `${which} de ${count}` : "Não encontrado",
-  previousHit: "Resultado anterior",
-  nextHit: "Resultado seguinte",
-  play: "Ouvir",
-  pause: "Pausa",
-  sentenceBefore: "Frase anterior",
-  sentenceAfter: "Frase seguinte",
-  seek: "Posição",
-  rate: "Velocidade",
-  unplayable: "Este navegador não consegue tocar esta gravação.",
-  follow: "Acompanhar",
-  silent: "Não foi encontrada fala nesta gravação.",
-  said: detail => `O servidor diz: ${detail}`,
-  problems: {
-    cancelled: ["Cancelada", "Este é o texto até agora. Pode mandar transcrever tudo de novo."],
-    undecodable: ["Este ficheiro não se consegue ler", "Não é áudio nem vídeo, está danificado, ou não tem som. Guarde-o como MP3 ou WAV e envie esse."],
-    model_not_available: ["Falta o modelo de fala", "Quem gere este servidor tem de o fornecer."],
-    storage_unavailable: ["O disco do servidor está cheio", "Apague gravações de que não precisa e tente de novo."],
-    recording_lost: ["A gravação já não está aqui", "Este servidor talvez só guarde textos. Envie-a outra vez."],
-    work_failed: ["Algo correu mal", "Tente de novo. Se voltar a acontecer, o registo do servidor diz porquê."],
-    job_not_found: ["Não existe essa gravação", "Foi apagada, ou o endereço está incompleto."],
-    invalid_request: ["Não foi possível enviar", "O ficheiro está vazio? Se não, tente de novo."],
-    unreachable: ["O servidor não responde", "Verifique a ligação e tente de novo."],
-  },
-};
-const WORDS = { en, pt };
-
+const LANGUAGES = ["en", "pt"];  // each has its words in a file
 const SERVER = new URL("..", import.meta.url).href;
 const FORMATS = document.documentElement.dataset.formats.split(" ");
 const ROWS = 50;  // how many more jobs to list each time
@@ -136,7 +12,8 @@ const MARKS = { completed: "✓ ", failed: "✗ ", cancelled: "– " };
 const CANCELLED = { code: "cancelled", message: "" };
 
 const $ = id => document.getElementById(id);
-const lang = chooseLanguage(), say = WORDS[lang];
+const lang = chooseLanguage(), { default: say } = await import(`./${lang}.js`);
+const token = remembered("token"), SERVER_OPTIONS = { server: SERVER, token, lang };
 const LOCALE = navigator.languages.find(tag => tag.startsWith(lang)) ?? lang;
 const put = (id, text) => { $(id).textContent = text };
 const isEnded = ({ status }) => !["queued", "running"].includes(status);
@@ -148,14 +25,14 @@ let jobs = null;  // every job's frame, once that is known
 let view = null;  // the job that is looked at
 
 function chooseLanguage() {
-  const wishes = [remembered(), ...navigator.languages].map(tag => tag?.split("-")[0]);
-  return wishes.find(code => code in WORDS) ?? "en";
+  const wishes = [remembered("language"), ...navigator.languages].map(tag => tag?.split("-")[0]);
+  return wishes.find(code => LANGUAGES.includes(code)) ?? "en";
 }
 
-function remembered(language) {
+function remembered(key, value) {
   try {  // a browser may keep no data for this page
-    if (language) localStorage.setItem("language", language);
-    return localStorage.getItem("language");
+    if (value) localStorage.setItem(key, value);
+    return localStorage.getItem(key) ?? undefined;
   } catch {}
 }
 
@@ -165,15 +42,28 @@ function locate(path, query = {}) {
 }
 
 /** Ask the server; every request of the page but uploads and sockets. Throws as `submit` does. */
-async function ask(method, path, headers) {
-  const answer = await fetch(locate(path), { method, headers }).catch(() => null);
+async function ask(method, path, headers = {}, query) {
+  if (token) headers.Authorization = `Bearer ${token}`;
+  const answer = await fetch(locate(path, query), { method, headers }).catch(() => null);
   if (answer?.ok) return answer;
   const { detail, code } = await answer?.json().catch(() => ({})) ?? {};
   throw Object.assign(new Error(detail ?? ""), { code, status: answer?.status ?? 0 });
 }
 
+/** An address for what takes no headers. The browser fetches it itself, but for a server that wants a token. */
+async function address(path, query) {
+  return token ? URL.createObjectURL(await (await ask("GET", path, {}, query)).blob()) : locate(path, query);
+}
+
+$("door").onsubmit = event => {
+  event.preventDefault();
+  remembered("token", event.target.querySelector("input").value.trim());
+  location.reload();
+};
+
 /** What a person needs to know of an error: what happened, what to do, what the server said. */
 function explain({ code, status, message }) {
+  if (code === "unauthorized" && !$("door").open) $("door").showModal();
   const [what, todo] = say.problems[status === 0 ? "unreachable" : code] ?? say.problems.work_failed;
   return { what, todo, detail: status === 0 ? "" : message };
 }
@@ -281,7 +171,7 @@ let most = ROWS;
 async function keepList() {
   const ended = new Map();
   const onLost = () => { $("list-lost").hidden = false };
-  for await (jobs of watchAll({ server: SERVER, lang, onLost })) {
+  for await (jobs of watchAll({ ...SERVER_OPTIONS, onLost })) {
     for (const frame of jobs.values()) {
       if (isEnded(frame) && ended.get(frame.job_id) === false) tellEnd(frame);
       ended.set(frame.job_id, isEnded(frame));
@@ -379,7 +269,7 @@ function sendLater(file, row, isOnly) {
   unsent++;
   sending = sending.then(async () => {
     try {
-      const { job_id } = await submit(file, { server: SERVER, lang, signal: stop.signal, onProgress });
+      const { job_id } = await submit(file, { ...SERVER_OPTIONS, signal: stop.signal, onProgress });
       end();
       if (isOnly && !view) location.hash = `#/jobs/${job_id}`;
     } catch (error) {
@@ -481,7 +371,7 @@ class View {
   async watch() {
     const { signal } = this.stop, onLost = () => this.lose();
     try {
-      for await (const frame of watch(this.id, { server: SERVER, lang, signal, onLost })) this.show(frame);
+      for await (const frame of watch(this.id, { ...SERVER_OPTIONS, signal, onLost })) this.show(frame);
     } catch (error) {
       if (!signal.aborted) this.fail(error);
     }
@@ -544,9 +434,15 @@ class View {
     $("tools").hidden = !this.spans.length && frame.status !== "completed";
     $("downloads").hidden = $("copy").hidden = $("search").hidden = !this.spans.length;
     const links = FORMATS.map(format => {
-      const link = document.createElement("a");
+      const link = document.createElement("a"), path = `v1/jobs/${frame.job_id}/transcript`;
       link.textContent = format.replace("_", " ");
-      link.href = locate(`v1/jobs/${frame.job_id}/transcript`, { format });
+      link.href = locate(path, { format });
+      if (token) link.onclick = async event => {
+        if (link.href.startsWith("blob:")) return;
+        event.preventDefault();
+        link.href = await address(path, { format });
+        link.click();
+      };
       link.download = `${frame.name.replace(/\.\w{1,5}$/, "")}.${format.split("_").pop()}`;
       return link;
     });
@@ -554,7 +450,7 @@ class View {
     $("downloads").replaceChildren(say.download, ...links);
     if (frame.error?.code !== "undecodable") {
       $("player").hidden = false;
-      audio.src = locate(`v1/jobs/${frame.job_id}/audio`);
+      address(`v1/jobs/${frame.job_id}/audio`).then(source => { if (view === this) audio.src = source }, complain);
       showPlayer();
     }
     if (!isOld) announce(frame.message);
@@ -824,7 +720,7 @@ for (const element of document.querySelectorAll("[data-say]")) element.textConte
 for (const element of document.querySelectorAll("[data-name]")) name(element, say[element.dataset.name]);
 document.querySelector("#search input").placeholder = say.search;
 put("language", say.other);
-$("language").onclick = () => { remembered(Object.keys(WORDS).find(code => code !== lang)); location.reload() };
+$("language").onclick = () => { remembered("language", LANGUAGES.find(code => code !== lang)); location.reload() };
 addEventListener("hashchange", route);
 history.scrollRestoration = "manual";
 route();

@@ -1,0 +1,1 @@
+"""What nobody would send on purpose, or only on purpose."""
