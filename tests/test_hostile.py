@@ -68,7 +68,7 @@ class _Visit(http.server.BaseHTTPRequestHandler):
 def site() -> Iterator[_Site]:
     """A site that nobody should visit."""
     with _Site() as site:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
+        threading.Thread(target=site.serve_forever, args=(0.01,), daemon=True).start()
         yield site
         site.shutdown()
 
@@ -158,7 +158,7 @@ async def test_a_worker_that_says_nothing_is_replaced() -> None:
         return message
 
     loading = Settings("cpu", "int8", 1), scripted.load
-    slot = Slot(0, "scripted", loading, note, silence_s=10)
+    slot = Slot(0, "scripted", loading, note, silence_s=LONG_S)
     try:
         assert isinstance(await end(), Done)
         slot._silence_s = 1

@@ -60,7 +60,7 @@ PREPARE = """
 @pytest.fixture
 async def page(browser: Browser, scripted_server: Server) -> AsyncIterator[Page]:
     """An empty page of the server with scripted models, with the module; it may have no errors."""
-    page = await browser.new_page()
+    page = await browser.new_page(bypass_csp=True)
     page.set_default_timeout(1000 * LONG_S)
     errors: list[object] = []
 
@@ -170,7 +170,7 @@ async def test_a_recording_is_sent_and_followed_to_its_text(
     real_server: Server, browser: Browser
 ) -> None:
     """A page of ten lines could not show a transcription."""
-    page = await browser.new_page()
+    page = await browser.new_page(bypass_csp=True)
     await page.goto(f"{real_server.url}/health")
     await page.evaluate(PREPARE, real_server.url)
     parts, first = await page.evaluate(
@@ -199,7 +199,7 @@ async def test_the_page_of_the_documentation_works(
 ) -> None:
     """The first thing that a developer of a page tries would fail."""
     (html,) = re.findall("```html\n(.*?)```", (ROOT / "docs/protocol.md").read_text(), re.DOTALL)
-    page = await browser.new_page()
+    page = await browser.new_page(bypass_csp=True)
     await page.goto(
         await serve(aiohttp_server, html.replace("http://127.0.0.1:8000", real_server.url))
     )
@@ -235,7 +235,7 @@ async def test_a_neighbour_s_page_uses_a_server_under_a_path(
     app = web.Application()
     app.add_subapp("/stt", create_app(transcriber=Transcriber(config, loader=scripted.load)))
     url = str((await aiohttp_server(app)).make_url("/stt"))
-    page = await browser.new_page()
+    page = await browser.new_page(bypass_csp=True)
     await page.goto(await serve(aiohttp_server, "<title>mine</title>"))
     await page.evaluate(PREPARE, url)
     for options in ({}, {"server": url + slash}):
@@ -345,6 +345,28 @@ async def test_no_server_is_an_error(page: Page) -> None:
     assert (error["message"], error["status"]) == ("the recording could not be sent", 0)
 
 
+@pytest.mark.parametrize("token", ["anna_s-token.0123456789", "a+b/c~d-0123456789=="])
+async def test_a_page_sends_the_token_that_a_server_wants(
+    browser: Browser, start_server: Callable[..., Server], token: str
+) -> None:
+    """No page could use a server that is open to others, and would not be told why."""
+    server = await asyncio.to_thread(
+        start_server, "--token", token, *SCRIPTED, program="tests.scripted_program"
+    )
+    page = await browser.new_page(bypass_csp=True)
+    await page.goto(f"{server.url}/health")
+    await page.evaluate(PREPARE, server.url)
+    options = Script().fields()
+    sending = "([data, more]) => submit(file(data, 'a.ogg'), more).catch(told)"
+    sent = await page.evaluate(sending, [encoded(SAMPLE), {"options": options, "token": token}])
+    frames, _ = await finish(await follow(page, sent["job_id"], token=token))
+    assert frames[-1].status == "completed"
+    refused = await page.evaluate(sending, [encoded(SAMPLE), {"options": options}])
+    _, told = await finish(await follow(page, sent["job_id"], token=token[:-1]))
+    for error in (refused, told["error"]):
+        assert (error["code"], error["status"]) == ("unauthorized", 401)
+
+
 # -- a bad line --------------------------------------------------------------------------------
 
 
@@ -434,7 +456,7 @@ async def test_it_leaves_a_line_that_is_dead(
     browser: Browser, direct: Client, scripted_server: Server, make_wav: MakeWav
 ) -> None:
     """A page whose network was changed would wait for ever on a line that is no more."""
-    page = await browser.new_page()
+    page = await browser.new_page(bypass_csp=True)
     await page.clock.install()
     await page.goto(f"{scripted_server.url}/health")
     await page.evaluate(PREPARE, scripted_server.url)
@@ -466,7 +488,7 @@ async def test_it_goes_on_when_the_server_was_killed(
     """A power cut would end every page that watches, or keep it waiting for what is lost."""
     start = functools.partial(start_server, *SCRIPTED, program="tests.scripted_program")
     server = await asyncio.to_thread(start)
-    page = await browser.new_page()
+    page = await browser.new_page(bypass_csp=True)
     await page.goto(f"{server.url}/health")
     await page.evaluate(PREPARE, server.url)
     async with Client(server.url) as client:

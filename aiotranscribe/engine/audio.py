@@ -4,6 +4,9 @@ Runs in the worker: hostile media is never parsed in the server. Memory stays fl
 long the recording is.
 """
 
+import errno
+import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from av.container import InputContainer
 from aiotranscribe.engine.spans import FRAME_SAMPLES, SAMPLE_RATE, Floats, Samples
 from aiotranscribe.errors import Undecodable
 
-# How damage shows: to FFmpeg, to PyAV, or to the file that is told to go where it cannot.
+# How damage shows, in FFmpeg and in PyAV.
 _DAMAGE = (av.FFmpegError, OSError, ValueError)
 # What Silero VAD sees of the frame before.
 _CONTEXT_SAMPLES = 64
@@ -35,7 +38,7 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = path.open("rb")
+            self._file = _File(path)
         except OSError as error:
             raise Undecodable(f"the recording cannot be opened ({error.strerror})") from error
         try:
@@ -93,13 +96,14 @@ class Recording:
         for packet in self._packets():
             try:
                 frames = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
+                blocks = [block for frame in frames for block in resampler.push(frame)]
             except _DAMAGE as error:
                 errors += 1
                 last_error = error
+                resampler = _Resampler()
                 continue
-            for frame in frames:
-                is_audible = True
-                yield from resampler.push(frame)
+            is_audible = is_audible or bool(frames)
+            yield from blocks
         yield from resampler.flush()
         if errors and not is_audible:
             raise Undecodable(f"nothing in this file can be decoded ({_why(last_error)})")
@@ -115,6 +119,16 @@ class Recording:
                 return
             self._read_bytes = max(self._read_bytes, packet.pos or 0)
             yield packet
+
+
+class _File(io.FileIO):
+    """A file that may be told to go before its beginning: damaged ones do that."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            return -(error.errno or errno.EINVAL)  # FFmpeg's way to say so
 
 
 class _Resampler:

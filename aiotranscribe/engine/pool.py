@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 2.0
 # A worker that lived less than this is replaced slowly, lest a broken machine start them for ever.
 _SHORT_LIFE_S, _LONGEST_WAIT_S = 5.0, 30.0
+# How often to look whether a worker is still heard of.
+_LOOK_S = 1.0
 # A message is a segment at most; more than this is not from a worker of ours.
 _LONGEST_MESSAGE_BYTES = 16 << 20
 
@@ -182,7 +184,7 @@ class Slot(asyncio.Protocol):
                 await self._lost.wait()
                 return f"said nothing for {silent_s:.0f} s and was killed; see --worker-silence-s"
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.1, self._silence_s - silent_s)):
+                async with asyncio.timeout(_LOOK_S):
                     await self._lost.wait()
         return None
 
