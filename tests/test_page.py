@@ -660,6 +660,37 @@ async def test_no_state_shuts_anybody_out(
     await check("unknown")
 
 
+async def test_a_server_that_wants_a_token_asks_for_it_once(
+    open_page: Open, start_server: Callable[..., Server]
+) -> None:
+    """Otherwise nobody can use the page of a server that is not for everybody."""
+    token = "a-token-of-many-letters"
+    server = start_server(*SCRIPTED, "--token", token, program="tests.scripted_program")
+    reader = await open_page(server.url)
+    for attempt in ("not-the-right-token", token):
+        await expect(reader.door).to_be_visible()
+        await reader.door.locator("input").fill(attempt)
+        async with reader.page.expect_navigation():
+            await reader.page.keyboard.press("Enter")
+    await expect(reader.none).to_be_visible()
+    await reader.send(SAMPLE)
+    await reader.until_done()
+    words = await reader.words()
+    assert words
+    async with reader.page.expect_download() as download:
+        await reader.page.locator("#downloads a").first.click()
+    taken = await download.value
+    file = await taken.path()
+    assert (await asyncio.to_thread(file.read_text)).split() == words.split()
+    await reader.play.click()
+    await reader.until("document.querySelector('#audio').currentTime > 0")
+    await reader.page.reload()
+    await reader.until_done()
+    await expect(reader.door).to_be_hidden()
+    log = await asyncio.to_thread((server.data_dir / "log").read_text)
+    assert token not in log
+
+
 # -- what the server says ----------------------------------------------------------------------
 
 
