@@ -120,7 +120,8 @@ async def serve_broadcast() -> AsyncIterator[tuple[int, Publish]]:
 async def serve_ours(recording: Path | None) -> AsyncIterator[tuple[int, Publish]]:
     """The real application; ``recording`` is transcribed meanwhile."""
     with TemporaryDirectory() as folder:
-        transcriber = Transcriber(Config(data_dir=Path(folder)))
+        config = Config(data_dir=Path(folder), max_sockets_per_client=100_000)
+        transcriber = Transcriber(config)
         async with _run(create_app(transcriber=transcriber)) as port:
             await transcriber.ready()
             hub = transcriber._hub

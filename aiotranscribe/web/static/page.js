@@ -112,7 +112,7 @@ function toast(text) {
 
 function complain(error) {
   const { what, todo } = explain(error);
-  toast(`${what}. ${todo}`);
+  if (!$("door").open) toast(`${what}. ${todo}`);
 }
 
 function name(element, text) {
