@@ -350,14 +350,15 @@ class Transcriber:
             JobNotFound: there is no such job.
             NotFinished: it is still at work.
         """
-        frame = await self._hub.frame(job_id)
-        if not (partial or frame.status.is_terminal):
+        view, segments = await self._hub.text(job_id)
+        told = view.summary()
+        if not (partial or told.status.is_terminal):
             raise NotFinished(
-                f"the job is still {frame.status.value}; wait for its end, or ask for "
+                f"the job is still {told.status.value}; wait for its end, or ask for "
                 "partial=true to get the text so far"
             )
-        segments = tuple(frame.segments)
-        return Transcript(join(segments), frame.language, frame.duration_seconds, segments)
+        task = self.get(job_id).options.task
+        return Transcript(join(segments), told.language, told.duration_seconds, segments, task)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job and keep its text so far. A job that has ended stays as it is.

@@ -68,6 +68,7 @@ def test_json() -> None:
                 "words": [{"start": 0.0, "end": 1.5, "word": " Hi.", "probability": 0.9}],
             }
         ],
+        "task": "transcribe",
     }
 
 
@@ -75,7 +76,7 @@ def test_json_without_words() -> None:
     """Otherwise every segment carries a null that nobody asked for."""
     assert export(make(" Hi."), "json") == (
         '{"text":"Hi.","language":"en","duration":1.5,'
-        '"segments":[{"id":0,"start":0.0,"end":1.5,"text":" Hi."}]}\n'
+        '"segments":[{"id":0,"start":0.0,"end":1.5,"text":" Hi."}],"task":"transcribe"}\n'
     )
 
 
@@ -85,7 +86,7 @@ def test_json_without_words() -> None:
         ("txt", ""),
         ("srt", ""),
         ("vtt", "WEBVTT\n\n"),
-        ("json", '{"text":"","language":null,"duration":2.0,"segments":[]}\n'),
+        ("json", '{"text":"","language":null,"duration":2.0,"segments":[],"task":"transcribe"}\n'),
     ],
 )
 def test_a_recording_without_speech(name: str, expected: str) -> None:
