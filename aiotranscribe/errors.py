@@ -7,6 +7,9 @@
     ├── InvalidOption           an option that does not exist or cannot be
     ├── UnsupportedBody         the body is of a type that holds no recording
     ├── JobNotFound
+    ├── ModelNotFound           a model that this server does not have
+    ├── QueueFull               there are as many jobs as there may be; come back later
+    ├── JobCancelled            somebody stopped the job that an answer waits for
     ├── NotFinished             the transcript is asked for before the end
     ├── Closed                  the transcriber is going away
     ├── StorageUnavailable      the data folder cannot be written: full, or read-only
@@ -38,6 +41,8 @@ class AiotranscribeError(Exception):
     code = "internal_error"
     #: Status of the HTTP answer that reports it.
     http_status = 500
+    #: After how many seconds it is worth trying again, where that is known.
+    retry_after_s: float | None = None
 
     def problem(self) -> Problem:
         """Return the error as plain data."""
@@ -70,6 +75,31 @@ class JobNotFound(AiotranscribeError):
 
     code = "job_not_found"
     http_status = 404
+
+
+class ModelNotFound(AiotranscribeError):
+    """There is no such model here; the message has those that there are."""
+
+    code = "model_not_found"
+    http_status = 404
+
+
+class QueueFull(AiotranscribeError):
+    """As many jobs wait or are at work as there may be."""
+
+    code = "queue_full"
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class JobCancelled(AiotranscribeError):
+    """Somebody stopped the job whose text an answer waits for."""
+
+    code = "job_cancelled"
+    http_status = 409
 
 
 class NotFinished(AiotranscribeError):

@@ -50,6 +50,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return next((name for name in names if getattr(self, name)), None)
 
 
+Format = Literal["txt", "srt", "vtt", "tsv", "lrc", "json", "verbose_json"]
 #: A cue for each segment.
 PLAIN = Shape()
 
@@ -175,14 +176,9 @@ def export(transcript: Transcript, name: str, shape: Shape = PLAIN) -> str:
     Raises:
         InvalidOption: there is no such format, or ``shape`` needs words that have no times.
     """
-    return FORMATS[check_format(name)][1](transcript, shape)
-
-
-def check_format(name: str) -> str:
-    """Return ``name`` if it is a format; otherwise raise :class:`InvalidOption`."""
     if name not in FORMATS:
         raise InvalidOption(f"format: there is no {name!r}, only {', '.join(FORMATS)}")
-    return name
+    return FORMATS[name][1](transcript, shape)
 
 
 def file_ending(name: str) -> str:

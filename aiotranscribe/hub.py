@@ -139,6 +139,10 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         """Whether the terminal frame was delivered, and not just the iteration ended."""
         return self._topic.view.is_last and self._seen == self._topic.version
 
+    def summary(self) -> Frame:
+        """Return the job as it stands, without its segments."""
+        return self._topic.view.summary(self._language)
+
     async def changed(self, version: int) -> None:
         """Wait until the topic is of a later version."""
         while not await self._wait(lambda: self._topic.version > version):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +38,8 @@ LANGUAGES = dict(
         "yiddish, yo yoruba, yue cantonese, zh chinese"
     ).split(", ")
 )
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 #: A recording as one clip, in seconds: it ends before this.
 EVERYTHING = ((0.0, 1e9),)
@@ -146,20 +148,14 @@ class Options(
     def parse(cls, fields: Mapping[str, str]) -> "Options":
         """Return the options given as text, as a form or a query carries them.
 
-        An empty value means that the option is not given.
-
         Raises:
             InvalidOption: one is unknown or impossible; the message names it.
         """
-        given = {name: value for name, value in fields.items() if value != ""}
-        for name in given:
-            if name not in cls.__struct_fields__:
+        for name, value in fields.items():
+            if value != "" and name not in cls.__struct_fields__:
                 known = ", ".join(cls.__struct_fields__)
                 raise InvalidOption(f"there is no option {name!r}; the options are: {known}")
-        try:
-            return msgspec.convert(given, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidOption(_name_first(str(error))) from error
+        return parse(fields, cls)
 
     def settle(self, models: Sequence[str]) -> "Options":
         """Return the options with the model filled in, checked against what the server has.
@@ -193,6 +189,46 @@ class Options(
                 "before is not known yet; add parallel=off"
             )
         return msgspec.structs.replace(self, model=model, language=language)
+
+
+def parse(fields: Mapping[str, object], kind: type[T]) -> T:
+    """Return what ``kind`` has a name for, of fields given as text, or as lists of texts.
+
+    An empty value means that the field is not given.
+
+    Raises:
+        InvalidOption: one is impossible; the message names it, and what there is to choose from.
+    """
+    given = {
+        name: value
+        for name, value in fields.items()
+        if value != "" and name in kind.__struct_fields__
+    }
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        text = _name_first(str(error))
+        info = msgspec.inspect.type_info(kind)
+        if isinstance(info, msgspec.inspect.StructType) and "enum value" in text:
+            name = re.match(r"\w*", text)
+            types = {field.name: field.type for field in info.fields}
+            choices = _choices(types[name[0]]) if name and name[0] in types else []
+            text = f"{text}, only {', '.join(choices)}"
+        raise InvalidOption(text) from error
+
+
+def _choices(info: msgspec.inspect.Type) -> list[str]:
+    """The values of a closed set."""
+    match info:
+        case msgspec.inspect.EnumType(cls):
+            return [str(member.value) for member in cls]
+        case msgspec.inspect.LiteralType(values):
+            return [str(value) for value in values]
+        case msgspec.inspect.UnionType(types):
+            return [choice for each in types for choice in _choices(each)]
+        case msgspec.inspect.ListType(item_type):
+            return _choices(item_type)
+    return []
 
 
 #: Weight of each priority.

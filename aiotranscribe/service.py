@@ -39,6 +39,7 @@ from aiotranscribe.errors import (
     ModelNotAvailable,
     NotFinished,
     Problem,
+    QueueFull,
     StorageUnavailable,
     UnusableStore,
 )
@@ -72,6 +73,8 @@ _STEPS, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 30, 0.03, 0.5
 _TICK_S = 0.05
 # How often to look for jobs that have been kept long enough.
 _SWEEP_S = 60.0
+# When to come back to a full queue: as soon as a job should be done, within these bounds.
+_SHORTEST_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
 
 
 class Transcriber:
@@ -112,6 +115,8 @@ class Transcriber:
         self._hub = Hub(self._segments)
         self._run_id = secrets.token_hex(4)
         self._is_open = False
+        #: How many jobs are being accepted right now.
+        self._accepting = 0
         self._model_error: Problem | None = None
         #: Why the data folder cannot be written, while it cannot.
         self._storage_error: AiotranscribeError | None = None
@@ -212,6 +217,11 @@ class Transcriber:
 
     # -- what callers do -----------------------------------------------------------------
 
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self._config
+
     def check(self, options: Options) -> Options:
         """Return the options as they would be used, with the model filled in.
 
@@ -237,6 +247,7 @@ class Transcriber:
         Raises:
             InvalidOption: an option that cannot be.
             InvalidRequest: there is not a single byte, or no such file.
+            QueueFull: there are as many jobs as there may be.
             StorageUnavailable: the data folder cannot be written.
             Closed: this transcriber is going away.
         """
@@ -253,10 +264,10 @@ class Transcriber:
         """Return a place to write a recording to, piece by piece, before it is accepted.
 
         Raises:
+            QueueFull: there are as many jobs as there may be.
             Closed: this transcriber is going away.
         """
-        if not self._is_open:
-            raise Closed("the server is shutting down")
+        self._admit()
         return self._spool.arrival()
 
     async def accept(
@@ -266,6 +277,7 @@ class Transcriber:
         options = self.check(options or Options())
         if not arrival.size_bytes:
             raise InvalidRequest("the recording is empty (0 bytes)")
+        self._admit()
         job = Job(
             id=uuid.uuid4().hex,
             # Names of files may hold what is no text.
@@ -274,18 +286,39 @@ class Transcriber:
             options=options,
             language="en" if is_english_only(options.model or "") else options.language,
         ).go_on(self._run_id)
+        self._accepting += 1
         # Whoever is cancelled meanwhile gets no answer, but either the job is there or it is not.
         return await asyncio.shield(self._own(self._accept(arrival, job)))
 
     async def _accept(self, arrival: Arrival, job: Job) -> Job:
+        try:
+            await self._keep(arrival, job)
+            # It is safe: whatever the disk does now, the job will be done.
+            return await self._do(partial(self._enter, job), patience_s=None)
+        finally:
+            self._accepting -= 1
+
+    async def _keep(self, arrival: Arrival, job: Job) -> None:
+        """Make a recording and its job safe."""
         try:
             await arrival.keep(self._spool.recording(job.id))
             await self._store.commit([Change(job, 0, (), is_lasting=True)])
         except BaseException:
             await asyncio.to_thread(self._spool.remove, job.id)
             raise
-        # It is safe: whatever the disk does now, the job will be done.
-        return await self._do(partial(self._enter, job), patience_s=None)
+
+    def _admit(self) -> None:
+        """Refuse a job that comes too late, or too early."""
+        if not self._is_open:
+            raise Closed("the server is shutting down")
+        most = self._config.max_queue
+        if most and len(self._courses) + self._accepting >= most:
+            known = [
+                self._hub.view(it).summary().eta_seconds for it in self._courses if it in self._jobs
+            ]
+            soonest = min((eta_s for eta_s in known if eta_s), default=_LONGEST_RETRY_S)
+            retry_s = max(_SHORTEST_RETRY_S, min(soonest, _LONGEST_RETRY_S))
+            raise QueueFull(f"{most} jobs wait or are at work, and there may be no more", retry_s)
 
     def get(self, job_id: str) -> Job:
         """Return a job as it stands, or raise :class:`JobNotFound`."""

@@ -8,7 +8,8 @@ from aiohttp import web
 
 from aiotranscribe.config import Config
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import jobs, origins, watch
+from aiotranscribe.web import docs, jobs, openai, origins, watch
+from aiotranscribe.web.describe import Description, describes
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
 
@@ -36,6 +37,7 @@ def create_app(
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
     app.on_response_prepare.append(origins.let_read)
+    app.on_response_prepare.append(openai.name_job)
     app.add_routes(
         [
             web.post("/v1/jobs", jobs.submit),
@@ -47,6 +49,12 @@ def create_app(
             web.get("/v1/jobs/{job_id}/events", watch.events, allow_head=False),
             web.get("/ws/transcription", watch.watch_many, allow_head=False),
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
+            web.post("/v1/audio/transcriptions", openai.transcribe),
+            web.post("/v1/audio/translations", openai.translate),
+            web.get("/v1/models", openai.list_models, allow_head=False),
+            web.get("/v1/models/{model:.+}", openai.show_model, allow_head=False),
+            web.get("/openapi.json", docs.openapi, allow_head=False),
+            web.get("/docs", docs.docs, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
             web.get("/", page),
@@ -56,11 +64,13 @@ def create_app(
     return app
 
 
+@describes(Description(answers={200: [dict[str, str]]}))
 async def health(request: web.Request) -> web.Response:
     """``GET /health``: the server answers."""
     return web.json_response({"status": "ok"})
 
 
+@describes(Description(answers={200: [dict[str, str]]}))
 async def ready(request: web.Request) -> web.Response:
     """``GET /ready``: 200 once a worker has its model, 503 until then."""
     transcriber = request.app[TRANSCRIBER]
@@ -71,11 +81,13 @@ async def ready(request: web.Request) -> web.Response:
     return problem(503, "loading_model", "no worker has its model yet; try again in a moment")
 
 
+@describes(Description(answers={200: ["text/html"]}))
 async def page(request: web.Request) -> web.FileResponse:
     """``GET /``: a page to try the server with; the same file as ``examples/browser.html``."""
     return web.FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
 
+@describes(Description(answers={200: ["text/javascript"]}))
 async def module(request: web.Request) -> web.FileResponse:
     """``GET /static/aiotranscribe.js``: what a page needs to submit and watch."""
     # Browsers run a module only if it says what it is, which is not left to the system's tables.

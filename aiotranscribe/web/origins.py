@@ -15,7 +15,7 @@ from aiotranscribe.web.errors import problem
 
 _PREFLIGHT = {
     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
-    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Content-Type",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Content-Type, X-Keep-Job",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
 
@@ -41,7 +41,7 @@ async def let_read(request: web.Request, response: web.StreamResponse) -> None:
     origin = request.headers.get(hdrs.ORIGIN, "")
     if _is_neighbour(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = hdrs.LOCATION
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{hdrs.LOCATION}, X-Job-Id"
 
 
 def _is_same(origin: str, request: web.Request) -> bool:
