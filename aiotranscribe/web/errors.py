@@ -98,7 +98,9 @@ def as_openai(told: ProblemDetails) -> tuple[int, OpenAIErrors]:
     """
     status, code, detail = 400 if told.status == 422 else told.status, told.code, told.detail
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    named = re.match(r"(\w+): ", detail) if code in {"invalid_option", "model_not_found"} else None
+    named = (
+        re.match(r"(\w+)\S*: ", detail) if code in {"invalid_option", "model_not_found"} else None
+    )
     param = _PARAMS.get(named[1], named[1]) if named else None
     return status, OpenAIErrors(OpenAIError(detail, kind, param, code))
 

@@ -249,7 +249,7 @@ async def _stream(request: web.Request, subscription: Subscription) -> web.Strea
             for segment in frame.segments:
                 texts.append(segment.text if texts else segment.text.lstrip())
             new = texts[len(texts) - len(frame.segments) :]
-            comment = f": {frame.progress_percentage:.0f} % {' '.join(frame.message.split())}\n\n"
+            comment = f": {int(frame.progress_percentage)} % {' '.join(frame.message.split())}\n\n"
             async with watch.deadline(request, watch.STALLED_S):
                 await response.write(b"".join(map(_event, map(Delta, new))) or comment.encode())
         error = _why_not(request, subscription)
