@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aiotranscribe.client import Client
     from aiotranscribe.config import Config
     from aiotranscribe.errors import AiotranscribeError
+    from aiotranscribe.exports import Shape, export
     from aiotranscribe.frame import Frame
     from aiotranscribe.job import Job, Options, Status, Step
     from aiotranscribe.service import Transcriber
@@ -27,12 +28,14 @@ _HOME = {
     "Job": "job",
     "Options": "job",
     "Segment": "transcript",
+    "Shape": "exports",
     "Status": "job",
     "Step": "job",
     "Transcriber": "service",
     "Transcript": "transcript",
     "Word": "transcript",
     "create_app": "web.app",
+    "export": "exports",
 }
 
 __all__ = [
@@ -43,12 +46,14 @@ __all__ = [
     "Job",
     "Options",
     "Segment",
+    "Shape",
     "Status",
     "Step",
     "Transcriber",
     "Transcript",
     "Word",
     "create_app",
+    "export",
 ]
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,9 +19,9 @@ import click
 from aiotranscribe import __version__, lines
 from aiotranscribe.config import Config
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest
-from aiotranscribe.exports import FORMATS, export
+from aiotranscribe.exports import FORMATS, Shape, export, file_ending
 from aiotranscribe.frame import Frame
-from aiotranscribe.job import Options, Status
+from aiotranscribe.job import Options, Status, parse
 from aiotranscribe.sentences import left, negotiate
 from aiotranscribe.transcript import Transcript
 
@@ -121,6 +122,19 @@ def _job_options(command: FC) -> FC:
     return command
 
 
+def _shape_options(command: FC) -> FC:
+    """How to cut subtitles, under the names that the whisper command line uses."""
+    helps = {
+        "max_line_width": ("INTEGER", "Break longer lines of subtitles."),
+        "max_line_count": ("INTEGER", "Lines of a subtitle at most; with --max_line_width."),
+        "max_words_per_line": ("INTEGER", "Words of a subtitle at most."),
+        "highlight_words": ("BOOLEAN", "Underline each word while it is said. [False]"),
+    }
+    for name, (metavar, text) in reversed(helps.items()):
+        command = click.option(f"--{name}", metavar=metavar, help=text)(command)
+    return command
+
+
 @main.command()
 @_config_options()
 def serve(**settings: Any) -> None:
@@ -189,6 +203,7 @@ async def _serve(config: Config) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where to write the files; here, if not given.",
 )
+@_shape_options
 def transcribe(
     files: Sequence[Path],
     output_format: str | None,
@@ -200,11 +215,16 @@ def transcribe(
     With --output_format or --output_dir, files are written too.
     """
     fields = {field.name for field in dataclasses.fields(Config)} & settings.keys()
-    config = Config(**{name: settings.pop(name) for name in fields})
+    config = Config(max_queue=0, **{name: settings.pop(name) for name in fields})
+    shaping = {name: settings.pop(name) or "" for name in Shape.__struct_fields__}
     formats = list(FORMATS) if output_format == "all" else [output_format or "txt"]
     folder = (output_dir or Path()) if output_format or output_dir else None
     with _clear_errors():
-        if not asyncio.run(_transcribe(files, config, _options(settings), formats, folder)):
+        shape = parse(shaping, Shape)
+        if shape.needs_words:
+            settings["word_timestamps"] = "true"
+        write = partial(_write, folder, formats, shape) if folder else None
+        if not asyncio.run(_transcribe(files, config, _options(settings), write)):
             sys.exit(1)
 
 
@@ -212,8 +232,7 @@ async def _transcribe(
     files: Sequence[Path],
     config: Config,
     options: Options,
-    formats: Sequence[str],
-    folder: Path | None,
+    write: Callable[[str, Transcript], None] | None,
 ) -> bool:
     from aiotranscribe.service import Transcriber  # noqa: PLC0415 - see the module's docstring
 
@@ -229,16 +248,18 @@ async def _transcribe(
             watcher = transcriber.watch(job.id, language=_language())
             if await _follow(watcher, path.name):
                 count += 1
-                if folder:
-                    transcript = await transcriber.transcript(job.id)
-                    _write(transcript, folder, path.stem, formats)
+                if write:
+                    write(path.stem, await transcriber.transcript(job.id))
     return count == len(files)
 
 
-def _write(transcript: Transcript, folder: Path, stem: str, formats: Sequence[str]) -> None:
+def _write(
+    folder: Path, formats: Sequence[str], shape: Shape, stem: str, transcript: Transcript
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in formats:
-        (folder / f"{stem}.{name}").write_text(export(transcript, name), "utf-8")
+        text = export(transcript, name, shape)
+        (folder / f"{stem}.{file_ending(name)}").write_text(text, "utf-8")
 
 
 @main.command()

@@ -5,13 +5,14 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import msgspec
 
 from aiotranscribe import frame as frames
 from aiotranscribe.errors import ServerError
+from aiotranscribe.exports import PLAIN, Format, Shape
 from aiotranscribe.frame import DEFAULT, Frame
 from aiotranscribe.job import Options
 
@@ -62,12 +63,7 @@ class Client:
             ServerError: the server refuses it; the message says why.
         """
         path = Path(recording)
-        query = {"filename": path.name} | {
-            name: msgspec.json.encode(value).decode().strip('"')
-            if not isinstance(value, str)
-            else value
-            for name, value in msgspec.to_builtins(options or Options()).items()
-        }
+        query = {"filename": path.name} | _query(options or Options())
         with await asyncio.to_thread(path.open, "rb") as file:
             answer = await self._ask("POST", "/v1/jobs", params=query, data=file)
         return frames.decode(answer)
@@ -111,15 +107,14 @@ class Client:
         """
         return frames.decode(await self._ask("GET", f"/v1/jobs/{job_id}"))
 
-    async def transcript(
-        self, job_id: str, format: Literal["txt", "srt", "vtt", "json"] = "txt"
-    ) -> str:
-        """Return the text of a finished job in a format.
+    async def transcript(self, job_id: str, format: Format = "txt", shape: Shape = PLAIN) -> str:
+        """Return the text of a finished job in a format, subtitles in a shape.
 
         Raises:
             ServerError: there is no such job, or it is still at work.
         """
-        answer = await self._ask("GET", f"/v1/jobs/{job_id}/transcript", params={"format": format})
+        query = {"format": format} | _query(shape)
+        answer = await self._ask("GET", f"/v1/jobs/{job_id}/transcript", params=query)
         return answer.decode()
 
     async def cancel(self, job_id: str) -> Frame:
@@ -150,3 +145,11 @@ class Client:
         except (msgspec.DecodeError, LookupError, TypeError):
             message, code = f"{response.status} {response.reason}", "unknown"
         raise ServerError(message, code=code, http_status=response.status)
+
+
+def _query(options: msgspec.Struct) -> dict[str, str]:
+    """What is set of some options, as a query has it."""
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in msgspec.to_builtins(options).items()
+    }

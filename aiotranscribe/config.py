@@ -63,6 +63,20 @@ class Config:
         },
     )
 
+    max_queue: int = field(
+        default=1000,
+        metadata={
+            "help": "How many jobs may wait or be at work at once; 0 for any number.",
+            "minimum": 0,
+        },
+    )
+    keep_orphans: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on with a job of the OpenAI-compatible routes when its client has gone."
+        },
+    )
+
     keep: str = field(
         default="7d",
         metadata={

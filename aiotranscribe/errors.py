@@ -11,6 +11,9 @@
     ├── Unauthorized            a token is needed, and this is none of ours
     ├── TooMany                 a client has as many jobs or sockets as it may
     ├── JobNotFound
+    ├── ModelNotFound           a model that this server does not have
+    ├── QueueFull               there are as many jobs as there may be; come back later
+    ├── JobCancelled            somebody stopped the job that an answer waits for
     ├── NotFinished             the transcript is asked for before the end
     ├── RecordingLost           the recording of a job was not kept
     ├── Closed                  the transcriber is going away
@@ -25,8 +28,9 @@
         └── WorkerDied          the worker process ended in the middle of the work
 """
 
+import math
 from collections.abc import Mapping
-from typing import ClassVar
+from types import MappingProxyType
 
 import msgspec
 
@@ -48,7 +52,7 @@ class AiotranscribeError(Exception):
     #: Status of the HTTP answer that reports it.
     http_status = 500
     #: Headers of that answer.
-    http_headers: ClassVar[Mapping[str, str]] = {}
+    http_headers: Mapping[str, str] = MappingProxyType({})
 
     def problem(self) -> Problem:
         """Return the error as plain data."""
@@ -95,7 +99,7 @@ class Unauthorized(AiotranscribeError):
 
     code = "unauthorized"
     http_status = 401
-    http_headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="aiotranscribe"'}
+    http_headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="aiotranscribe"'})
 
 
 class TooMany(AiotranscribeError):
@@ -103,7 +107,7 @@ class TooMany(AiotranscribeError):
 
     code = "too_many"
     http_status = 429
-    http_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+    http_headers = MappingProxyType({"Retry-After": "10"})
 
 
 class JobNotFound(AiotranscribeError):
@@ -111,6 +115,31 @@ class JobNotFound(AiotranscribeError):
 
     code = "job_not_found"
     http_status = 404
+
+
+class ModelNotFound(AiotranscribeError):
+    """There is no such model here; the message has those that there are."""
+
+    code = "model_not_found"
+    http_status = 404
+
+
+class QueueFull(AiotranscribeError):
+    """As many jobs wait or are at work as there may be."""
+
+    code = "queue_full"
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.http_headers = {"Retry-After": str(math.ceil(retry_after_s))}
+
+
+class JobCancelled(AiotranscribeError):
+    """Somebody stopped the job whose text an answer waits for."""
+
+    code = "job_cancelled"
+    http_status = 409
 
 
 class NotFinished(AiotranscribeError):

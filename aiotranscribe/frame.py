@@ -169,7 +169,7 @@ class View:
             message = self._head.message
             if self._say and language != DEFAULT:
                 message = self._say(language)
-            segments = (self.segments or ())[offset : self.count]
+            segments = [each.brief() for each in (self.segments or ())[offset : self.count]]
             self._frames[key] = msgspec.structs.replace(
                 self._head, offset=offset, segments=segments, message=message
             )

@@ -132,16 +132,26 @@ class Topic:
 
     async def frame(self, offset: int, language: str) -> Frame:
         """Return the frame of a watcher who has the first ``offset`` segments."""
-        if self.view.segments is None and offset < self.view.count:
-            async with self._loading:
-                if self.view.segments is None:
-                    segments = await self._load(self.job_id)
-                    if len(segments) < self.view.count:
-                        raise JobNotFound(f"the job {self.job_id} has just been deleted")
-                    self.view = self.view.holding(segments)
+        if offset < self.view.count:
+            await self._read()
         frame = self.view.frame(offset, language)
         self._keep(self)
         return frame
+
+    async def text(self) -> tuple[View, Sequence[Segment]]:
+        """Return the view, and its segments with all that is known of them."""
+        await self._read()
+        self._keep(self)
+        return self.view, (self.view.segments or ())[: self.view.count]
+
+    async def _read(self) -> None:
+        """Read the segments from the disk, unless they are here."""
+        async with self._loading:
+            if self.view.segments is None:
+                segments = await self._load(self.job_id)
+                if len(segments) < self.view.count:
+                    raise JobNotFound(f"the job {self.job_id} has just been deleted")
+                self.view = self.view.holding(segments)
 
     def drop_text(self) -> None:
         """Leave the text of a finished job to the disk."""
@@ -204,6 +214,10 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
     def is_finished(self) -> bool:
         """Whether the terminal frame was delivered, and not just the iteration ended."""
         return self._topic.view.is_last and self._seen == self._topic.version
+
+    def summary(self) -> Frame:
+        """Return the job as it stands, without its segments."""
+        return self._topic.view.summary(self._language)
 
     async def changed(self, version: int) -> None:
         """Wait until the topic is of a later version."""
@@ -329,6 +343,14 @@ class Hub:
                     await watcher.changed(topic.version)
             topic = self._topic(job_id)
         return await topic.frame(topic.view.resume(since) or 0, language)
+
+    async def text(self, job_id: str) -> tuple[View, Sequence[Segment]]:
+        """Return a job's view, and its segments with all that is known of them.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        return await self._topic(job_id).text()
 
     def subscribe(
         self, job_id: str, since: str | None = None, language: str = DEFAULT

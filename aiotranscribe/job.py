@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -16,13 +16,30 @@ from msgspec import Meta
 from aiotranscribe.errors import InvalidOption, Problem
 from aiotranscribe.transcript import Segment
 
-# The languages of multilingual Whisper models; a test compares them with faster-whisper's.
-LANGUAGES = frozenset(
-    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw "
-    "he hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my "
-    "ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt "
-    "uk ur uz vi yi yo zh yue".split()
+#: The languages of multilingual Whisper models, each with its English name, which OpenAI's API
+#: wants; a test compares the codes with faster-whisper's.
+LANGUAGES = dict(
+    pair.split(maxsplit=1)
+    for pair in (
+        "af afrikaans, am amharic, ar arabic, as assamese, az azerbaijani, ba bashkir, be "
+        "belarusian, bg bulgarian, bn bengali, bo tibetan, br breton, bs bosnian, ca catalan, "
+        "cs czech, cy welsh, da danish, de german, el greek, en english, es spanish, et "
+        "estonian, eu basque, fa persian, fi finnish, fo faroese, fr french, gl galician, gu "
+        "gujarati, ha hausa, haw hawaiian, he hebrew, hi hindi, hr croatian, ht haitian creole, "
+        "hu hungarian, hy armenian, id indonesian, is icelandic, it italian, ja japanese, jw "
+        "javanese, ka georgian, kk kazakh, km khmer, kn kannada, ko korean, la latin, lb "
+        "luxembourgish, ln lingala, lo lao, lt lithuanian, lv latvian, mg malagasy, mi maori, "
+        "mk macedonian, ml malayalam, mn mongolian, mr marathi, ms malay, mt maltese, my "
+        "myanmar, ne nepali, nl dutch, nn nynorsk, no norwegian, oc occitan, pa punjabi, pl "
+        "polish, ps pashto, pt portuguese, ro romanian, ru russian, sa sanskrit, sd sindhi, si "
+        "sinhala, sk slovak, sl slovenian, sn shona, so somali, sq albanian, sr serbian, su "
+        "sundanese, sv swedish, sw swahili, ta tamil, te telugu, tg tajik, th thai, tk turkmen, "
+        "tl tagalog, tr turkish, tt tatar, uk ukrainian, ur urdu, uz uzbek, vi vietnamese, yi "
+        "yiddish, yo yoruba, yue cantonese, zh chinese"
+    ).split(", ")
 )
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 #: A recording as one clip, in seconds: it ends before this.
 EVERYTHING = ((0.0, 1e9),)
@@ -131,20 +148,14 @@ class Options(
     def parse(cls, fields: Mapping[str, str]) -> "Options":
         """Return the options given as text, as a form or a query carries them.
 
-        An empty value means that the option is not given.
-
         Raises:
             InvalidOption: one is unknown or impossible; the message names it.
         """
-        given = {name: value for name, value in fields.items() if value != ""}
-        for name in given:
-            if name not in cls.__struct_fields__:
+        for name, value in fields.items():
+            if value != "" and name not in cls.__struct_fields__:
                 known = ", ".join(cls.__struct_fields__)
                 raise InvalidOption(f"there is no option {name!r}; the options are: {known}")
-        try:
-            return msgspec.convert(given, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidOption(_name_first(str(error))) from error
+        return parse(fields, cls)
 
     def settle(self, models: Sequence[str]) -> "Options":
         """Return the options with the model filled in, checked against what the server has.
@@ -178,6 +189,46 @@ class Options(
                 "before is not known yet; add parallel=off"
             )
         return msgspec.structs.replace(self, model=model, language=language)
+
+
+def parse(fields: Mapping[str, object], kind: type[T]) -> T:
+    """Return what ``kind`` has a name for, of fields given as text, or as lists of texts.
+
+    An empty value means that the field is not given.
+
+    Raises:
+        InvalidOption: one is impossible; the message names it, and what there is to choose from.
+    """
+    given = {
+        name: value
+        for name, value in fields.items()
+        if value != "" and name in kind.__struct_fields__
+    }
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        text = _name_first(str(error))
+        info = msgspec.inspect.type_info(kind)
+        if isinstance(info, msgspec.inspect.StructType) and "enum value" in text:
+            name = re.match(r"\w*", text)
+            types = {field.name: field.type for field in info.fields}
+            choices = _choices(types[name[0]]) if name and name[0] in types else []
+            text = f"{text}, only {', '.join(choices)}"
+        raise InvalidOption(text) from error
+
+
+def _choices(info: msgspec.inspect.Type) -> list[str]:
+    """The values of a closed set."""
+    match info:
+        case msgspec.inspect.EnumType(cls):
+            return [str(member.value) for member in cls]
+        case msgspec.inspect.LiteralType(values):
+            return [str(value) for value in values]
+        case msgspec.inspect.UnionType(types):
+            return [choice for each in types for choice in _choices(each)]
+        case msgspec.inspect.ListType(item_type):
+            return _choices(item_type)
+    return []
 
 
 #: Weight of each priority.

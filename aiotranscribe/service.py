@@ -40,6 +40,7 @@ from aiotranscribe.errors import (
     ModelNotAvailable,
     NotFinished,
     Problem,
+    QueueFull,
     RecordingLost,
     StorageUnavailable,
     TooMany,
@@ -76,6 +77,8 @@ _MOST_WAITING_TOLD = 200
 _TICK_S = 0.05
 # How often to look for jobs that have been kept long enough.
 _SWEEP_S = 60.0
+# When to come back to a full queue: as soon as a job should be done, within these bounds.
+_SHORTEST_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
 
 
 class Transcriber:
@@ -120,6 +123,8 @@ class Transcriber:
         self._hub = Hub(self._segments)
         self._run_id = secrets.token_hex(4)
         self._is_open = False
+        #: How many jobs are being accepted right now.
+        self._accepting = 0
         self._model_error: Problem | None = None
         #: Why the data folder cannot be written, while it cannot.
         self._storage_error: AiotranscribeError | None = None
@@ -258,6 +263,7 @@ class Transcriber:
             InvalidOption: an option that cannot be.
             TooMany: the client has as many jobs as it may.
             InvalidRequest: there is not a single byte, or no such file.
+            QueueFull: there are as many jobs as there may be.
             StorageUnavailable: the data folder cannot be written.
             Closed: this transcriber is going away.
         """
@@ -278,11 +284,11 @@ class Transcriber:
             client: Who sends it; ``None`` for this program, which may send any number.
 
         Raises:
+            QueueFull: there are as many jobs as there may be.
             Closed: this transcriber is going away.
             TooMany: the client has as many jobs as it may.
         """
-        if not self._is_open:
-            raise Closed("the server is shutting down")
+        self._admit()
         if client is not None:
             self._check_number(client)
             self._arriving[client] += 1
@@ -310,6 +316,7 @@ class Transcriber:
         options = self.check(options or Options())
         if not arrival.size_bytes:
             raise InvalidRequest("the recording is empty (0 bytes)")
+        self._admit()
         job = Job(
             id=uuid.uuid4().hex,
             # Names of files may hold what is no text.
@@ -319,10 +326,20 @@ class Transcriber:
             options=options,
             language="en" if is_english_only(options.model or "") else options.language,
         ).go_on(self._run_id)
+        self._accepting += 1
         # Whoever is cancelled meanwhile gets no answer, but either the job is there or it is not.
         return await asyncio.shield(self._own(self._accept(arrival, job)))
 
     async def _accept(self, arrival: Arrival, job: Job) -> Job:
+        try:
+            await self._keep(arrival, job)
+            # It is safe: whatever the disk does now, the job will be done.
+            return await self._do(partial(self._enter, job), patience_s=None)
+        finally:
+            self._accepting -= 1
+
+    async def _keep(self, arrival: Arrival, job: Job) -> None:
+        """Make a recording and its job safe."""
         try:
             await arrival.keep(self._spool.recording(job.id))
             await self._store.commit([Change(job, 0, (), is_lasting=True)])
@@ -331,8 +348,22 @@ class Transcriber:
             raise
         if arrival.client is not None:
             self._clients[job.id] = arrival.client
-        # It is safe: whatever the disk does now, the job will be done.
-        return await self._do(partial(self._enter, job), patience_s=None)
+
+    def _admit(self) -> None:
+        """Refuse a job that comes too late, or too early."""
+        if not self._is_open:
+            raise Closed("the server is shutting down")
+        most = self.config.max_queue
+        if most and len(self._courses) + self._accepting >= most:
+            known = [
+                self._hub.view(it).summary().eta_seconds for it in self._courses if it in self._jobs
+            ]
+            soonest = min((eta_s for eta_s in known if eta_s), default=_LONGEST_RETRY_S)
+            retry_s = max(_SHORTEST_RETRY_S, min(soonest, _LONGEST_RETRY_S))
+            raise QueueFull(
+                f"{most} jobs wait or are at work, and there may be no more; see --max-queue",
+                retry_s,
+            )
 
     def get(self, job_id: str) -> Job:
         """Return a job as it stands, or raise :class:`JobNotFound`."""
@@ -398,14 +429,15 @@ class Transcriber:
             JobNotFound: there is no such job.
             NotFinished: it is still at work.
         """
-        frame = await self._hub.frame(job_id)
-        if not (partial or frame.status.is_terminal):
+        view, segments = await self._hub.text(job_id)
+        told = view.summary()
+        if not (partial or told.status.is_terminal):
             raise NotFinished(
-                f"the job is still {frame.status.value}; wait for its end, or ask for "
+                f"the job is still {told.status.value}; wait for its end, or ask for "
                 "partial=true to get the text so far"
             )
-        segments = tuple(frame.segments)
-        return Transcript(join(segments), frame.language, frame.duration_seconds, segments)
+        task = self.get(job_id).options.task
+        return Transcript(join(segments), told.language, told.duration_seconds, segments, task)
 
     async def recording(self, job_id: str) -> Path:
         """Return where a job's recording is, to be read only.

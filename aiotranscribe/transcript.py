@@ -1,6 +1,7 @@
 """What was said, and when. Pure data, shared by workers, server and clients."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -32,6 +33,29 @@ class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
     #: Absent unless the job asked for ``word_timestamps``.
     words: tuple[Word, ...] | None = None
 
+    def brief(self) -> "Segment":
+        """Return what a watcher gets of it."""
+        return self
+
+
+class FullSegment(Segment, frozen=True, omit_defaults=False):
+    """A segment with what the model says about it: from the worker, and to the disk.
+
+    The names and meanings are Whisper's. Transcripts of older versions have the defaults.
+    """
+
+    #: Where the window begins that it was heard in, in frames of 10 ms.
+    seek: int = 0
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+
+    def brief(self) -> Segment:
+        """Return what a watcher gets of it."""
+        return Segment(self.id, self.start, self.end, self.text, self.words)
+
 
 class Transcript(msgspec.Struct, frozen=True):
     """The segments in order, with what was learnt about the recording."""
@@ -42,7 +66,10 @@ class Transcript(msgspec.Struct, frozen=True):
     language: str | None
     #: Length of the recording in seconds; ``None`` while unknown.
     duration: float | None
+    #: Those of a transcriber are of :class:`FullSegment`.
     segments: Sequence[Segment]
+    #: ``translate`` when the text is English, whatever was spoken.
+    task: Literal["transcribe", "translate"] = "transcribe"
 
 
 def join(segments: Sequence[Segment]) -> str:

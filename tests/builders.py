@@ -5,7 +5,7 @@ import msgspec
 from aiotranscribe.errors import Problem
 from aiotranscribe.frame import Frame, View, make_cursor
 from aiotranscribe.job import Run, Status
-from aiotranscribe.transcript import Segment
+from aiotranscribe.transcript import FullSegment, Segment
 
 #: The contract of a frame: these keys, in this order. Clients in other languages rely on it.
 KEYS = [
@@ -37,6 +37,23 @@ RUNS = (Run(RUN, 0),)
 def segment(number: int) -> Segment:
     """Return the segment with this ``id``: two seconds that say their number."""
     return Segment(number, number * 2.0, number * 2.0 + 2.0, f" Number {number}.")
+
+
+def full_segment(number: int) -> FullSegment:
+    """Return the same segment as a worker sends it."""
+    start = number * 2.0
+    return FullSegment(
+        number,
+        start,
+        start + 2.0,
+        f" Number {number}.",
+        seek=number * 200,
+        tokens=(50_364, number),
+        temperature=0.5,
+        avg_logprob=-0.25,
+        compression_ratio=1.5,
+        no_speech_prob=0.125,
+    )
 
 
 def segments(count: int) -> list[Segment]:

@@ -17,7 +17,7 @@ from aiotranscribe.engine.spans import SAMPLE_RATE, Floats
 from aiotranscribe.engine.whisper import Clip, Settings
 from aiotranscribe.errors import ModelNotAvailable
 from aiotranscribe.job import Options
-from aiotranscribe.transcript import Segment
+from aiotranscribe.transcript import FullSegment
 
 
 class Script(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,7 +74,7 @@ class ScriptedModel:
                 begin, end = span.time(number * step / 100), span.time((number + 1) * step / 100)
                 text = f" {options.language} {begin:.1f}." + "x" * script.padding
                 text += f" {os.getpid()}" * script.is_signed
-                segment = Segment(0, begin, end, text)
+                segment = FullSegment(0, begin, end, text)
                 is_last = number == script.segments - 1
                 yield Recognised(span.index, (segment,), (number + 1) * step, is_last)
 

@@ -18,7 +18,7 @@ import pytest
 
 import aiotranscribe
 from aiotranscribe import Config
-from aiotranscribe.exports import FORMATS
+from aiotranscribe.exports import FORMATS, file_ending
 from aiotranscribe.job import Options
 from tests.conftest import ROOT, SCRIPTED, Server
 from tests.scripted import Script
@@ -116,7 +116,9 @@ def test_every_format_at_once(make_wav: MakeWav, tmp_path: Path) -> None:
     assert done.returncode == 0, done
     assert done.stdout == "pt 0.0.\npt 1.0.\n"
     assert done.stderr == "", "what is no terminal gets no bar"
-    assert {file.name for file in tmp_path.iterdir()} == {f"{path.stem}.{name}" for name in FORMATS}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"{path.stem}.{file_ending(name)}" for name in FORMATS
+    }
     assert json.loads((tmp_path / f"{path.stem}.json").read_text())["language"] == "pt"
 
 

@@ -20,7 +20,7 @@ from aiotranscribe.engine.messages import (
 from aiotranscribe.engine.spans import SAMPLE_RATE, Span
 from aiotranscribe.errors import Problem
 from aiotranscribe.job import Job, Options, Status, Step
-from aiotranscribe.transcript import Segment
+from aiotranscribe.transcript import FullSegment
 
 DIED = Problem("worker_died", "the worker process was killed")
 #: A recording of three spans of ten seconds, with two windows each.
@@ -37,7 +37,9 @@ def make_job(**changes: object) -> Job:
 def window(span: int, number: int) -> Recognised:
     """Return what a worker tells of one of a span's two windows."""
     start = 10.0 * span + 5 * number
-    segments = tuple(Segment(0, start + i, start + i + 1, f" {span}.{number}.{i}") for i in (0, 2))
+    segments = tuple(
+        FullSegment(0, start + i, start + i + 1, f" {span}.{number}.{i}") for i in (0, 2)
+    )
     return Recognised(span, segments, 500 * (number + 1), is_done=number == 1)
 
 

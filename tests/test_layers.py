@@ -185,12 +185,14 @@ def test_the_public_names_are_these() -> None:
         "Job",
         "Options",
         "Segment",
+        "Shape",
         "Status",
         "Step",
         "Transcriber",
         "Transcript",
         "Word",
         "create_app",
+        "export",
     ]
 
 

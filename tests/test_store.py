@@ -26,13 +26,13 @@ from aiotranscribe.errors import (
 from aiotranscribe.job import Job, Options, Status
 from aiotranscribe.progress import Pace
 from aiotranscribe.store import Store
-from aiotranscribe.transcript import Segment, Word
+from aiotranscribe.transcript import FullSegment, Word
 from tests import builders
 
 SCHEMA = (Path(stores.__file__).parent / "schema.sql").read_text()
 FOUND: list[Finding] = [
     SpanFound(Span(0, ((0, 160_000), (200_000, 300_000)))),
-    Recognised(0, tuple(builders.segments(2)), 400, is_done=False),
+    Recognised(0, (builders.full_segment(0), builders.full_segment(1)), 400, is_done=False),
 ]
 
 
@@ -75,7 +75,7 @@ async def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> No
     store = await reopened(tmp_path)
     failed = job("a", error=Problem("undecodable", "no sound"), status=Status.FAILED, duration=9.5)
     await store.commit([change(failed, is_lasting=True), change(job("b"), *FOUND)])
-    more = Recognised(0, (builders.segment(2),), 900, is_done=True)
+    more = Recognised(0, (builders.full_segment(2),), 900, is_done=True)
     await store.commit([change(job("b", percentage=50.0), more, first=2)])
     await store.close()
 
@@ -98,7 +98,7 @@ async def test_jobs_keep_the_order_in_which_they_came(store: Store) -> None:
 
 async def test_words_survive(store: Store) -> None:
     """Otherwise a restart loses what a job asked for at some cost."""
-    segment = builders.segment(0)
+    segment = builders.full_segment(0)
     words = (Word(0.0, 0.5, " Olá,", 0.25), Word(0.5, 1.0, " \U0001f600\0'\"", 1.0))
     found = Recognised(
         0, (type(segment)(0, 0.0, 1.0, " Olá \U0001f600", words),), 100, is_done=True
@@ -130,7 +130,7 @@ async def test_nothing_of_a_deleted_job_remains(store: Store, tmp_path: Path) ->
 async def test_what_is_deleted_is_overwritten(tmp_path: Path) -> None:
     """Otherwise whoever finds the disk finds the text."""
     store = await reopened(tmp_path)
-    secret = Segment(0, 0.0, 1.0, " The password is swordfish.")
+    secret = FullSegment(0, 0.0, 1.0, " The password is swordfish.")
     found = Recognised(0, (secret,), 100, is_done=True)
     await store.commit([change(job("a"), FOUND[0], found), change(job("b"))])
     assert any(b"swordfish" in data for data in contents(tmp_path).values())

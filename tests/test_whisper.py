@@ -172,10 +172,10 @@ def test_the_best_of_all_tries_is_kept(
     tokenizer, settings = model._settings(ENGLISH)
     prompt = model._prompt(tokenizer, settings)
     tries = [
-        _Result([1], logprob=-1.5, compression=9.0, no_speech=0.0),
-        _Result([2], logprob=-3.0, compression=1.0, no_speech=0.0),
-        _Result([3], logprob=-2.0, compression=1.0, no_speech=0.0),
-        *[_Result([4], logprob=-4.0, compression=1.0, no_speech=0.0)] * 3,
+        _Result([1], temperature=0.0, logprob=-1.5, compression=9.0, no_speech=0.0),
+        _Result([2], temperature=0.0, logprob=-3.0, compression=1.0, no_speech=0.0),
+        _Result([3], temperature=0.0, logprob=-2.0, compression=1.0, no_speech=0.0),
+        *[_Result([4], temperature=0.0, logprob=-4.0, compression=1.0, no_speech=0.0)] * 3,
     ]
     window = _Window(clips[0].span, model._model.feature_extractor(clips[0].samples), 0)
     for given, expected in ((tries, 3), ([tries[0]] * 6, 1)):

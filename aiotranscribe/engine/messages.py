@@ -9,7 +9,7 @@ import msgspec
 from aiotranscribe.engine.spans import Span
 from aiotranscribe.errors import Problem
 from aiotranscribe.job import Options, Step
-from aiotranscribe.transcript import Segment
+from aiotranscribe.transcript import FullSegment
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -91,7 +91,7 @@ class Recognised(msgspec.Struct, frozen=True, tag=True):
     #: The span's index.
     span: int
     #: Their ``id`` means nothing yet.
-    segments: tuple[Segment, ...]
+    segments: tuple[FullSegment, ...]
     #: How much of the span is decoded now, in frames of 10 ms.
     seek: int
     #: Whether that is all of it.

@@ -12,7 +12,7 @@ it costs speed, and cost no words. ``parallel=off`` leaves the whole recording t
 import dataclasses
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +25,7 @@ from aiotranscribe.engine.model import locate
 from aiotranscribe.engine.spans import Floats, Span
 from aiotranscribe.errors import InvalidOption, ModelNotAvailable
 from aiotranscribe.job import EVERYTHING, Options
-from aiotranscribe.transcript import Segment, Word
+from aiotranscribe.transcript import FullSegment, Word
 
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
@@ -40,6 +40,8 @@ _REST = 30
 # faster-whisper's own thresholds and temperatures.
 _TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _MOST_COMPRESSED, _LEAST_LOGPROB, _NO_SPEECH = 2.4, -1.0, 0.6
+# Its names for what they are compared with.
+_MEASURES = "avg_logprob", "compression_ratio", "no_speech_prob"
 # Samples taken at once; all five of upstream need 60 MB more and save a tenth of a second.
 _SAMPLES = 3
 
@@ -177,7 +179,7 @@ class Whisper:
             outputs = [self._encode(window, length) for window in together]
             generated = self._generate(outputs, prompt, settings, settings.temperatures[0])
             for window, output, rough in zip(together, outputs, generated, strict=True):
-                result = _Result.of(rough, tokenizer)
+                result = _Result.of(rough, settings.temperatures[0], tokenizer)
                 if result.looks_wrong:
                     yield window, *self._decode_again(window, prompt, tokenizer, settings)
                 else:
@@ -201,7 +203,7 @@ class Whisper:
         for temperature in settings.temperatures:
             memory.give_back()
             (generated,) = self._generate([output], prompt, settings, temperature)
-            result = _Result.of(generated, tokenizer)
+            result = _Result.of(generated, temperature, tokenizer)
             if not result.looks_wrong:
                 return output, result
             results.append(result)
@@ -264,7 +266,7 @@ class Whisper:
         result: "_Result",
         tokenizer: "Tokenizer",
         settings: "TranscriptionOptions",
-    ) -> Iterator[Segment]:
+    ) -> Iterator[FullSegment]:
         """Turn a window's tokens into segments, and move the window to where they end."""
         seek = window.seek
         size = min(self._model.feature_extractor.nb_max_frames, window.frames - seek)
@@ -294,7 +296,7 @@ class Whisper:
         for row in rows:
             text = tokenizer.decode(row["tokens"])
             if row["start"] != row["end"] and text.strip():
-                yield _segment(row["start"], row["end"], text, row.get("words"), window.span)
+                yield _segment(row | {"text": text} | result.measures(), window.span)
 
     def _as_upstream(self, clips: Sequence[Clip], options: Options) -> Iterator[Recognised]:
         """Leave everything to upstream, span by span."""
@@ -311,8 +313,7 @@ class Whisper:
                     clip.samples, vad_filter=options.vad_filter, **arguments
                 )
             for row in segments:
-                words = row.words and [dataclasses.asdict(word) for word in row.words]
-                segment = _segment(row.start, row.end, row.text, words, span)
+                segment = _segment(dataclasses.asdict(row), span)
                 yield Recognised(span.index, (segment,), round(row.end * 100), is_done=False)
             yield Recognised(span.index, (), round(span.length * 100), is_done=True)
 
@@ -345,18 +346,24 @@ class _Result:
     """What the model made of one window, and upstream's measures of how good it is."""
 
     tokens: list[int]
+    temperature: float
     logprob: float
     compression: float
     no_speech: float
 
     @classmethod
-    def of(cls, result: Any, tokenizer: "Tokenizer") -> "_Result":
+    def of(cls, result: Any, temperature: float, tokenizer: "Tokenizer") -> "_Result":
         from faster_whisper.transcribe import get_compression_ratio  # noqa: PLC0415
 
         tokens = result.sequences_ids[0]
         logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
         compression = get_compression_ratio(tokenizer.decode(tokens).strip())
-        return cls(tokens, logprob, compression, result.no_speech_prob)
+        return cls(tokens, temperature, logprob, compression, result.no_speech_prob)
+
+    def measures(self) -> dict[str, float]:
+        """Return what holds for all of the window's segments, under upstream's names."""
+        values = self.temperature, self.logprob, self.compression, self.no_speech
+        return dict(zip(("temperature", *_MEASURES), values, strict=True))
 
     @property
     def is_silence(self) -> bool:
@@ -379,10 +386,8 @@ def _together(encoded: Sequence[Any]) -> Any:
     return ctranslate2.StorageView.from_array(np.concatenate([np.array(one) for one in encoded]))
 
 
-def _segment(
-    start: float, end: float, text: str, words: Sequence[dict[str, Any]] | None, span: Span
-) -> Segment:
-    """A segment with times of the recording, from times of the span's sound."""
+def _segment(row: Mapping[str, Any], span: Span) -> FullSegment:
+    """A segment with times of the recording, from upstream's with times of the span's sound."""
     timed = tuple(
         Word(
             span.time(word["start"]),
@@ -390,9 +395,19 @@ def _segment(
             word["word"],
             round(float(word["probability"]), 3),
         )
-        for word in words or ()
+        for word in row.get("words") or ()
     )
-    return Segment(0, span.time(start), span.time(end, is_end=True), text, timed or None)
+    return FullSegment(
+        0,
+        span.time(row["start"]),
+        span.time(row["end"], is_end=True),
+        row["text"],
+        timed or None,
+        seek=round(100 * span.time(row["seek"] / 100)),
+        tokens=tuple(row["tokens"]),
+        temperature=row["temperature"],
+        **{name: round(row[name], 4) for name in _MEASURES},
+    )
 
 
 def _upstream(options: Options) -> dict[str, Any]:

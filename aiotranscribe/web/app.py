@@ -8,7 +8,8 @@ from aiohttp import web
 from aiotranscribe.config import Config
 from aiotranscribe.errors import Unauthorized
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import auth, jobs, limits, origins, page, proxies, watch
+from aiotranscribe.web import auth, docs, jobs, limits, openai, origins, page, proxies, watch
+from aiotranscribe.web.describe import Description, describes
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
 
@@ -45,7 +46,7 @@ def create_app(
     app[watch.LISTENING] = set()
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
-    app.on_response_prepare.extend([_protect, origins.let_read])
+    app.on_response_prepare.extend([_protect, origins.let_read, openai.name_job])
     app.add_routes(
         [
             web.post("/v1/jobs", jobs.submit),
@@ -59,6 +60,12 @@ def create_app(
             web.get("/v1/jobs/{job_id}/events", watch.events, allow_head=False),
             web.get("/ws/transcription", watch.watch_many, allow_head=False),
             web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
+            web.post("/v1/audio/transcriptions", openai.transcribe),
+            web.post("/v1/audio/translations", openai.translate),
+            web.get("/v1/models", openai.list_models, allow_head=False),
+            web.get("/v1/models/{model:.+}", openai.show_model, allow_head=False),
+            web.get("/openapi.json", docs.openapi, allow_head=False),
+            web.get("/docs", docs.docs, allow_head=False),
             web.get("/health", health),
             web.get("/ready", ready),
             web.get("/metrics", metrics, allow_head=False),
@@ -80,12 +87,14 @@ def under(path: str, app: web.Application) -> web.Application:
 
 
 @auth.open_to_all
+@describes(Description(answers={200: [dict[str, str]]}))
 async def health(request: web.Request) -> web.Response:
     """``GET /health``: the server answers."""
     return web.json_response({"status": "ok"})
 
 
 @auth.open_to_all
+@describes(Description(answers={200: [dict[str, str]]}))
 async def ready(request: web.Request) -> web.Response:
     """``GET /ready``: 200 once a worker has its model, 503 until then."""
     transcriber = request.app[TRANSCRIBER]
@@ -97,6 +106,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 @auth.open_to_all
+@describes(Description(answers={200: ["text/plain"]}))
 async def metrics(request: web.Request) -> web.Response:
     """``GET /metrics``: for Prometheus; from elsewhere than this machine only with a token."""
     if not (auth.is_known(request) or proxies.is_local(request)):

@@ -20,7 +20,7 @@ ALLOWED = web.AppKey("allowed", frozenset[str])
 
 _PREFLIGHT = {
     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
-    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Last-Event-ID",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Last-Event-ID, X-Keep-Job",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
 
@@ -58,7 +58,7 @@ async def let_read(request: web.Request, response: web.StreamResponse) -> None:
     origin = request.headers.get(hdrs.ORIGIN, "")
     if _is_welcome(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, Retry-After"
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, Retry-After, X-Job-Id"
 
 
 def _is_same(origin: str, request: web.Request) -> bool:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from aiotranscribe.exports import FORMATS
 from aiotranscribe.web import auth
+from aiotranscribe.web.describe import Description, describes
 
 _STATIC = Path(__file__).parent / "static"
 # Browsers run a module only if it says what it is, which is not left to the system's tables.
@@ -28,6 +29,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 
 
 @auth.open_to_all
+@describes(Description(answers={200: ["text/html"]}))
 async def page(request: web.Request) -> web.Response:
     """``GET /``: the page, which is told the formats of transcripts."""
     html = (_STATIC / "index.html").read_text("utf-8").replace("{formats}", " ".join(FORMATS))
@@ -36,6 +38,7 @@ async def page(request: web.Request) -> web.Response:
 
 
 @auth.open_to_all
+@describes(Description(answers={200: ["text/javascript", "text/css", "audio/ogg"]}))
 async def static(request: web.Request) -> web.FileResponse:
     """``GET /static/{name}``: the page's parts, and the module for pages of your own."""
     name = request.match_info["name"]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -34,25 +33,42 @@ _MALFORMED = (ValueError, AssertionError, LookupError, HttpProcessingError)
 FILE, FILENAME, LANGUAGE = "file", "filename", "lang"
 
 
-@dataclass(slots=True)
 class Upload:
-    """What came with a recording."""
+    """What comes with a recording."""
 
-    name: str | None = None
-    fields: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        #: The recording's file name.
+        self.name: str | None = None
+        self.fields: dict[str, str] = {}
+
+    def add(self, name: str, value: str) -> None:
+        """Take a field of the form or the query.
+
+        Raises:
+            InvalidOption: it is given twice, or nothing that we do.
+            InvalidRequest: there are too many.
+        """
+        if name == "url":
+            raise InvalidOption("url: this server fetches nothing; send the recording itself")
+        if len(self.fields) >= _MOST_FIELDS:
+            raise InvalidRequest(f"there are over {_MOST_FIELDS} fields")
+        if name in self.fields:
+            raise InvalidOption(f"{name}: given twice")
+        self.fields[name] = value
 
     def options(self) -> Options:
-        """Return the options, or raise :class:`InvalidOption`."""
+        """Return the options of the job, or raise :class:`InvalidOption`."""
         return Options.parse(self.fields)
 
 
 async def receive(
     request: web.Request,
     arrival: Arrival,
+    upload: Upload,
     check: Callable[[Options], object],
     config: Config,
-) -> Upload:
-    """Stream the request's recording into ``arrival``; return what came with it.
+) -> None:
+    """Stream the request's recording into ``arrival``, and what comes with it into ``upload``.
 
     Options may stand in the query, and in a form before or after the file. One that is known
     to be wrong before the recording is read saves reading it.
@@ -60,6 +76,7 @@ async def receive(
     Args:
         request: The request.
         arrival: Where to write the recording.
+        upload: Takes everything else.
         check: Raises :class:`InvalidOption` for options that this server cannot serve.
         config: The limits.
 
@@ -70,11 +87,11 @@ async def receive(
         UploadTooLarge: there is more of it than this server takes.
         UploadTooSlow: it hardly comes.
     """
-    upload = Upload()
     for name, value in request.query.items():
-        _add(upload, name, value)
-    upload.name = upload.fields.pop(FILENAME, None)
-    upload.fields.pop(LANGUAGE, None)
+        if name == FILENAME:
+            upload.name = value
+        elif name != LANGUAGE:
+            upload.add(name, value)
     check(upload.options())
     if request.content_type == "application/json":
         raise UnsupportedBody("send the recording itself, or a multipart form with a file field")
@@ -95,7 +112,6 @@ async def receive(
         ) from error
     except (RequestPayloadError, ClientPayloadError, ConnectionError, EOFError) as error:
         raise InvalidRequest(f"the upload was cut off ({error})") from error
-    return upload
 
 
 @contextlib.asynccontextmanager
@@ -135,7 +151,7 @@ async def _read_form(
             if part.name != FILE and part.filename:
                 raise InvalidRequest(f"the file belongs in the field 'file', not {part.name!r}")
             if part.name != FILE:
-                _add(upload, part.name or "", await _text(part))
+                upload.add(part.name or "", await _text(part))
                 continue
             if has_file:
                 raise InvalidRequest("there is more than one file; send one request for each")
@@ -176,13 +192,3 @@ async def _text(part: BodyPartReader) -> str:
         if len(value) > _LONGEST_FIELD_BYTES:
             raise InvalidOption(f"{part.name}: over {_LONGEST_FIELD_BYTES} bytes")
     return value.decode()
-
-
-def _add(upload: Upload, name: str, value: str) -> None:
-    if name == "url":
-        raise InvalidOption("url: this server fetches nothing; send the recording itself")
-    if len(upload.fields) >= _MOST_FIELDS:
-        raise InvalidRequest(f"there are over {_MOST_FIELDS} fields")
-    if name in upload.fields:
-        raise InvalidOption(f"{name}: given twice")
-    upload.fields[name] = value

@@ -14,7 +14,8 @@ from aiotranscribe import frame as frames
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest, Problem
 from aiotranscribe.hub import Board, Subscription
 from aiotranscribe.web import auth, limits
-from aiotranscribe.web.jobs import TRANSCRIBER, language_of
+from aiotranscribe.web.describe import Description, describes
+from aiotranscribe.web.jobs import TRANSCRIBER, FrameQuery, WatchQuery, language_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class SignOfLife(msgspec.Struct, frozen=True):
     time: str
 
 
+@describes(Description(query=WatchQuery, answers={101: []}))
 @limits.counted
 async def watch(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription/{job_id}?since=``: the frames of one job, then close 1000.
@@ -95,6 +97,7 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+@describes(Description(query=FrameQuery, answers={101: []}))
 @limits.counted
 async def watch_many(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
@@ -111,6 +114,7 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+@describes(Description(query=WatchQuery, answers={200: ["text/event-stream"], 204: []}))
 @limits.counted
 async def events(request: web.Request) -> web.StreamResponse:
     """``GET /v1/jobs/{job_id}/events``: the frames of one job as server-sent events.
@@ -122,17 +126,16 @@ async def events(request: web.Request) -> web.StreamResponse:
     last = transcriber.summary(job_id)
     if last.status.is_terminal and last.cursor == since:
         return web.Response(status=204)
-    response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-    response.content_type = "text/event-stream"
+    response = event_stream()
     with transcriber.watch(job_id, since, language=language_of(request)) as subscription:
         await response.prepare(request)
         try:
             await response.write(f"retry: {_RETRY_MS}\n\n".encode())
             async for frame in subscription:
-                async with _deadline(request, STALLED_S):
+                async with deadline(request, STALLED_S):
                     data = subscription.encode(frame)  # JSON on one line
                     await response.write(b"id: %b\ndata: %b\n\n" % (frame.cursor.encode(), data))
-            async with _deadline(request, GOODBYE_S, is_patient=False):
+            async with deadline(request, GOODBYE_S, is_patient=False):
                 await response.write_eof()
         except ConnectionError:
             pass
@@ -140,6 +143,13 @@ async def events(request: web.Request) -> web.StreamResponse:
             log.exception("the text of job %s cannot be read", job_id)
             if request.transport:
                 request.transport.abort()
+    return response
+
+
+def event_stream() -> web.StreamResponse:
+    """Return an answer to write server-sent events to, which no proxy keeps to itself."""
+    response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    response.content_type = "text/event-stream"
     return response
 
 
@@ -227,7 +237,7 @@ class _Many:
         await self._send(msgspec.json.encode(message))
 
     async def _send(self, data: bytes) -> None:
-        async with self._sending, _deadline(self._request, STALLED_S):
+        async with self._sending, deadline(self._request, STALLED_S):
             await self._socket.send_frame(data, WSMsgType.TEXT)
 
 
@@ -256,7 +266,7 @@ async def _open(request: web.Request) -> web.WebSocketResponse:
 
 async def _close(request: web.Request, socket: web.WebSocketResponse, code: WSCloseCode) -> None:
     with contextlib.suppress(ConnectionError):  # the peer has left first
-        async with _deadline(request, GOODBYE_S, is_patient=False):
+        async with deadline(request, GOODBYE_S, is_patient=False):
             await socket.close(code=code)
 
 
@@ -281,7 +291,7 @@ async def _send(
 ) -> None:
     """Send every frame. Ends with ConnectionError when the peer is gone."""
     async for frame in subscription:
-        async with _deadline(request, STALLED_S):
+        async with deadline(request, STALLED_S):
             await socket.send_frame(subscription.encode(frame), WSMsgType.TEXT)
             # What comes meanwhile will be one frame.
             while _unsent_bytes(request):  # noqa: ASYNC110 - nothing tells when it is empty
@@ -341,7 +351,7 @@ async def _hear(socket: web.WebSocketResponse) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(
+async def deadline(
     request: web.Request, limit_s: float, *, is_patient: bool = True
 ) -> AsyncIterator[None]:
     """Abort the connection of a peer that takes nothing for a while.
