@@ -404,7 +404,7 @@ def in_vtt(exported: str) -> list[tuple[int, int, str]]:
     """Return the cues of a WebVTT file as webvtt-py reads them, and a browser shows them."""
     return [
         (in_ms(*cue.start_time.to_tuple()), in_ms(*cue.end_time.to_tuple()), unescape(cue.raw_text))
-        for cue in webvtt.from_string(exported)
+        for cue in webvtt.from_string(exported).captions
     ]
 
 

@@ -265,8 +265,9 @@ def test_what_is_wrong_is_said_in_openai_s_way(
     client: openai.OpenAI, make_wav: MakeWav, ask: Ask, error: Any, param: str | None, code: str
 ) -> None:
     """Otherwise a client shows "unknown error", or tries again what can never work."""
+    fields: dict[str, Any] = {"model": "whisper-1", "file": make_wav(2.0)} | ask
     with pytest.raises(error) as caught:
-        client.audio.transcriptions.create(**{"model": "whisper-1", "file": make_wav(2.0)} | ask)
+        client.audio.transcriptions.create(**fields)
     assert (caught.value.param, caught.value.code) == (param, code)
     assert caught.value.type == "invalid_request_error"
     if code == "model_not_found":
@@ -498,8 +499,8 @@ def test_the_same_words_everywhere(real_server: Server, tmp_path: Path) -> None:
     verbose = answer.parse()
     assert text_of(real_server, answer.headers["X-Job-Id"]) == verbose.text
     assert "this recording was made by a machine" in verbose.text
-    command = [sys.executable, "-m", "aiotranscribe", "transcribe", SAMPLE, "--highlight_words"]
-    more = ["True", "--output_format", "all", "--output_dir", tmp_path]
+    command = [sys.executable, "-m", "aiotranscribe", "transcribe", str(SAMPLE)]
+    more = ["--highlight_words", "True", "--output_format", "all", "--output_dir", str(tmp_path)]
     subprocess.run([*command, *more], cwd=ROOT, check=True, timeout=LONG_S, capture_output=True)
     here = json.loads((tmp_path / "sample.verbose.json").read_text())
     assert here == verbose.to_dict(), "to the last number"
