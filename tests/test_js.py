@@ -379,7 +379,7 @@ async def test_no_segment_is_lost_or_doubled_when_the_line_is_cut(
     job_id = (await direct.submit(make_wav(2.0), script.options())).job_id
     async with Line(scripted_server.url) as line:
         # Within and after the handshake, and anywhere in a frame.
-        line.limits = [*random.Random(seed).sample(range(200, 4000), 3), 129]
+        line.limits = [*random.Random(seed).sample(range(800, 4000), 3), 129]
         frames, told = await finish(await follow(page, job_id, server=line.url))
         assert not line.limits
     assert told["lost"] >= 4
