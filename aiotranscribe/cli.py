@@ -166,6 +166,7 @@ async def _serve(config: Config) -> None:
         access_log=None,
         shutdown_timeout=_SHUTDOWN_S,
         keepalive_timeout=config.idle_s,
+        auto_decompress=False,
     )
     await runner.setup()
     stopping = asyncio.create_task(stop.wait())

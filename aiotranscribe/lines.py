@@ -39,7 +39,9 @@ def _hide_request(record: logging.LogRecord) -> bool:
     aiohttp would show a piece of such a request, in which a token may be.
     """
     from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415 - slow to import
+    from aiohttp.web import RequestPayloadError  # noqa: PLC0415
 
-    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError):
+    theirs = (HttpProcessingError, RequestPayloadError, ConnectionError)
+    if record.exc_info and isinstance(record.exc_info[1], theirs):
         record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
     return True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,15 @@ async def test_heads_and_fields_are_bounded(tmp_path: Path, make_wav: MakeWav) -
         async with client.post("/v1/jobs", data=form) as response:
             await refused(response, 400, "invalid_request", "100")
         await next_job_works(client, make_wav(2.0))
+
+
+async def test_a_body_is_not_unpacked(tmp_path: Path) -> None:
+    """A few bytes could become as many as the server takes, at the server's expense."""
+    async with serving(tmp_path) as client:
+        headers = {"Content-Encoding": "gzip"}
+        data = gzip.compress(bytes(1 << 20))
+        async with client.post("/v1/jobs", data=data, headers=headers) as response:
+            await refused(response, 415, "unsupported_body", "Content-Encoding")
 
 
 async def test_an_address_is_no_recording(tmp_path: Path) -> None:

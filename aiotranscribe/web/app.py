@@ -1,6 +1,7 @@
 """The aiohttp application: every route, and the life of the transcriber behind them."""
 
 import asyncio
+import http
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -118,8 +119,9 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def _protect(request: web.Request, response: web.StreamResponse) -> None:
     """Say to browsers what they need not do with an answer (signal ``on_response_prepare``)."""
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
+    if response.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
 
 
 async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, web
+from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
@@ -95,6 +95,8 @@ async def receive(
     check(upload.options())
     if request.content_type == "application/json":
         raise UnsupportedBody("send the recording itself, or a multipart form with a file field")
+    if hdrs.CONTENT_ENCODING in request.headers:  # a few bytes could become any number
+        raise UnsupportedBody("send the recording as it is, without Content-Encoding")
     is_form = request.content_type.startswith("multipart/")
     most_bytes = config.max_upload_bytes()
     if not is_form:  # a form is larger than what is in it
