@@ -21,8 +21,8 @@ from aiotranscribe.hub import Subscription
 from aiotranscribe.job import Options, Status, parse
 from aiotranscribe.transcript import Transcript
 from aiotranscribe.web import uploads, watch
-from aiotranscribe.web.describe import Description, describes
-from aiotranscribe.web.errors import ProblemDetails, as_openai, details, problem
+from aiotranscribe.web.describe import EVENTS, Description, describes
+from aiotranscribe.web.errors import OpenAIErrors, ProblemDetails, as_openai, details, problem
 from aiotranscribe.web.jobs import TRANSCRIBER, file_of
 
 #: OpenAI's names of models that transcribe; here they mean the server's default.
@@ -157,7 +157,15 @@ _ANSWERS = Description(
     form=Fields,
     headers=["X-Keep-Job"],
     answers={
-        200: [Text, Verbose, "text/plain", "application/x-subrip", "text/vtt", "text/event-stream"]
+        200: [
+            Text,
+            Verbose,
+            "text/plain",
+            "application/x-subrip",
+            "text/vtt",
+            (EVENTS, Delta | Done),
+            (EVENTS, OpenAIErrors),
+        ]
     },
 )
 
