@@ -305,6 +305,21 @@ async def test_an_endless_option_is_refused(web_client: WebClient, data_dir: Pat
     assert arriving(data_dir) == []
 
 
+async def test_endless_options_are_refused(web_client: WebClient, data_dir: Path) -> None:
+    """Otherwise a form of nothing but fields fills the server's memory."""
+    many = {
+        "/v1/jobs": [(f"option{number}", "x") for number in range(200)],
+        "/v1/audio/transcriptions": [("keywords[]", "x")] * 200,
+    }
+    for url, fields in many.items():
+        async with web_client.post(
+            url, data=FormData(fields, default_to_multipart=True)
+        ) as response:
+            assert response.status == 400
+            assert "more than 100 fields" in await response.text()
+    assert arriving(data_dir) == []
+
+
 @pytest.mark.parametrize("query", ["langauge=en", "language=english", "model=huge"])
 async def test_a_wrong_option_is_refused_before_the_recording_is_sent(
     web_client: WebClient, query: str

@@ -228,7 +228,9 @@ async def _work(
             # Otherwise OpenAI's clients send the same recording twice more.
             answer.headers["X-Should-Retry"] = "false"
             return answer
-    return await _answer(await transcriber.transcript(job.id), asked, shape)
+        # At once: a server that keeps nothing is about to delete it.
+        transcript = await transcriber.transcript(job.id)
+    return await _answer(transcript, asked, shape)
 
 
 async def _answer(transcript: Transcript, asked: Fields, shape: Shape) -> web.Response:

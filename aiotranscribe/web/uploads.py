@@ -13,6 +13,7 @@ from aiotranscribe.spool import Arrival
 _PIECE_BYTES = 1 << 20
 # Prompts are limited to 2,000 characters of at most 4 bytes.
 _LONGEST_FIELD_BYTES = 8 << 10
+_MOST_FIELDS = 100
 # aiohttp's ways to say that a form is malformed.
 _MALFORMED = (ValueError, AssertionError, LookupError, HttpProcessingError)
 
@@ -82,7 +83,7 @@ async def receive(
 async def _read_form(
     request: web.Request, upload: Upload, arrival: Arrival, check: Callable[[Options], object]
 ) -> None:
-    has_file = False
+    has_file, fields = False, 0
     try:
         form = await request.multipart()
         while part := await form.next():
@@ -91,6 +92,9 @@ async def _read_form(
             if part.name != FILE and part.filename:
                 raise InvalidRequest(f"the file belongs in the field 'file', not {part.name!r}")
             if part.name != FILE:
+                fields += 1
+                if fields > _MOST_FIELDS:
+                    raise InvalidRequest(f"the form has more than {_MOST_FIELDS} fields")
                 upload.add(part.name or "", await _text(part))
                 continue
             if has_file:
