@@ -1,7 +1,9 @@
 // OpenAI's npm package against a server: prints, as JSON, what it makes of each answer.
 import fs from "node:fs";
+import { File } from "node:buffer";
 import OpenAI from "openai";
 
+globalThis.File ??= File;                                            // node 18 does not have it
 const [baseURL, path, prompt] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0 });
 // An option of ours passes through, as one that the package does not know.

@@ -18,7 +18,7 @@ import pytest
 
 import aiotranscribe
 from aiotranscribe import Config
-from aiotranscribe.exports import FORMATS, file_ending
+from aiotranscribe.exports import FORMATS, Shape, file_ending
 from aiotranscribe.job import Options
 from tests.conftest import ROOT, SCRIPTED, Server
 from tests.scripted import Script
@@ -163,9 +163,26 @@ def test_every_option_of_a_job_has_a_flag() -> None:
             assert f"--{option}" in text, name
 
 
+def test_subtitles_are_shaped_as_whisper_does_it(make_wav: MakeWav, tmp_path: Path) -> None:
+    """Otherwise subtitles do not fit on the screen, or a script made for whisper breaks."""
+    more = ("--output_format", "srt", "--output_dir", tmp_path, "--max_line_width", "4")
+    assert run("transcribe", make_wav(2.0), *MODEL, *QUICK, *more).returncode == 0
+    (path,) = tmp_path.iterdir()
+    assert "\npt\n0.0.\n" in path.read_text()
+
+
+def test_every_way_to_shape_subtitles_has_a_flag() -> None:
+    """Otherwise it can be asked for over HTTP only."""
+    text = run("transcribe", "--help").stdout
+    for option in Shape.__struct_fields__:
+        assert f"--{option}" in text
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--max_line_count", "2"], "max_line_width"),
+        (["--max_line_width", "wide"], "max_line_width"),
         (["--task", "sing"], "task"),
         (["--language", "english"], "language"),
         (["--output_format", "docx"], "srt"),
@@ -325,6 +342,8 @@ def test_every_setting_can_be_a_variable(
         "max_upload": "1MiB",
         "min_free_disk": "1MiB",
         "max_duration": "1h",
+        "max_queue": "9",
+        "keep_orphans": "true",
         "max_jobs_per_client": "2",
         "max_sockets_per_client": "2",
         "idle_s": "30",

@@ -11,7 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from aiotranscribe import Client, Frame, Options, client
+from aiotranscribe import Client, Frame, Options, Shape, client
 from aiotranscribe.errors import ServerError
 from tests.conftest import Server
 from tests.line import Line
@@ -60,6 +60,8 @@ async def test_a_recording_is_sent_and_followed_to_its_text(
     assert list((await direct.get(first.job_id)).segments) == segments
     assert await direct.transcript(first.job_id) == "de 0.0.\nde 0.5.\nde 1.0.\nde 1.5.\n"
     assert (await direct.transcript(first.job_id, "vtt")).startswith("WEBVTT\n")
+    shaped = await direct.transcript(first.job_id, "srt", Shape(max_line_width=4))
+    assert "\nde\n0.0.\n" in shaped
     assert await to_end(direct.watch(first.job_id)) == [await direct.get(first.job_id)]
 
 

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 import aiotranscribe.errors
-from aiotranscribe import AiotranscribeError, Config, Frame, Options, Segment, create_app
+from aiotranscribe import AiotranscribeError, Config, Frame, Options, Segment, Shape, create_app
+from aiotranscribe.exports import FORMATS
 from aiotranscribe.job import Status, Step
+from aiotranscribe.web.openai import Fields
 from tests.conftest import ROOT
 
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
@@ -64,6 +66,12 @@ def test_every_key_and_value_of_a_frame_is_documented() -> None:
             assert f"`{name}`" in PROTOCOL, name
     for value in (*Status, *Step):
         assert f"`{value}`" in PROTOCOL, value
+
+
+def test_every_format_and_field_is_documented() -> None:
+    """Whoever has a client of OpenAI's would guess what becomes of what it sends."""
+    for name in (*FORMATS, *Shape.__struct_fields__, *Fields.__struct_fields__):
+        assert re.search(rf"^\| .*`{name}(\[\])?`.* \|", PROTOCOL, re.MULTILINE), name
 
 
 def test_the_schema_is_that_of_the_frame() -> None:

@@ -337,6 +337,19 @@ async def test_a_server_that_goes_says_so_and_keeps_the_job(
     await until(lambda: jobs(again)[0]["status"] == "completed")
 
 
+def test_a_server_that_keeps_nothing_answers(
+    start_server: Callable[..., Server], make_wav: MakeWav
+) -> None:
+    """Otherwise a text is deleted before its only reader has it."""
+    server = start_server(*SCRIPTED, "--keep", "0", program="tests.scripted_program")
+    with client_of(server) as client:
+        for _ in range(5):
+            answer = client.audio.transcriptions.create(
+                model="whisper-1", file=make_wav(2.0), **QUICK
+            )
+            assert answer.text == "pt 0.0. pt 1.0."
+
+
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [

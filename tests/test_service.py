@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from aiotranscribe.errors import (
     JobNotFound,
     ModelNotAvailable,
     NotFinished,
+    QueueFull,
     StorageUnavailable,
 )
 from aiotranscribe.frame import View
@@ -651,6 +653,22 @@ async def test_a_wrong_option_is_refused_before_the_recording_is_taken(
     with pytest.raises(InvalidOption, match=r"^model: "):
         await transcriber.submit(pieces(), options=Options(model="huge"))
     assert not asked
+
+
+async def test_a_full_queue_takes_no_more(tmp_path: Path, make_wav: MakeWav) -> None:
+    """Otherwise jobs are taken that nobody can do in time, many at once before all others."""
+    config = Config(model=("scripted",), workers=1, data_dir=tmp_path, max_queue=3)
+    async with Transcriber(config, loader=scripted.load) as transcriber:
+        submit = partial(transcriber.submit, make_wav(2.0), options=ENDLESS.options())
+        answers = await asyncio.gather(*(submit() for _ in range(10)), return_exceptions=True)
+        full = [answer for answer in answers if isinstance(answer, QueueFull)]
+        assert (len(full), len(transcriber.jobs())) == (7, 3)
+        assert all(1 <= int(error.http_headers["Retry-After"]) <= 60 for error in full)
+        with pytest.raises(QueueFull, match="3 jobs"):
+            async with transcriber.arrival():  # before a single byte is sent
+                raise AssertionError("it is let in")
+        await transcriber.cancel(transcriber.jobs()[0].id)
+        await submit()
 
 
 async def test_what_is_no_recording_fails_with_a_reason(

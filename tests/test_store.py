@@ -305,6 +305,19 @@ async def test_an_older_database_is_brought_up_to_date(tmp_path: Path) -> None:
         await reopened(tmp_path)
 
 
+async def test_segments_of_an_older_version_are_read(tmp_path: Path) -> None:
+    """Otherwise an update loses the text of every job that came before it."""
+    store = await reopened(tmp_path)
+    await store.commit([change(job("a"))])
+    segment = '{"id":0,"start":0.0,"end":2.0,"text":" Number 0."}'
+    found = f'{{"type":"Recognised","span":0,"segments":[{segment}],"seek":200,"is_done":true}}'
+    store._connection.execute("INSERT INTO findings VALUES ('a', 0, ?)", (found,))
+    (read,) = await store.findings("a")
+    assert isinstance(read, Recognised)
+    assert [each.brief() for each in read.segments] == [builders.segment(0)]
+    await store.close()
+
+
 async def test_an_update_that_fails_changes_nothing(tmp_path: Path) -> None:
     """Otherwise neither the new version nor the old one can read what is left."""
     await (await reopened(tmp_path)).close()

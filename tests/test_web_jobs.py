@@ -307,6 +307,21 @@ async def test_an_endless_option_is_refused(web_client: WebClient, data_dir: Pat
     assert arriving(data_dir) == []
 
 
+async def test_endless_options_are_refused(web_client: WebClient, data_dir: Path) -> None:
+    """Otherwise a form of nothing but fields fills the server's memory."""
+    many = {
+        "/v1/jobs": [(f"option{number}", "x") for number in range(200)],
+        "/v1/audio/transcriptions": [("keywords[]", "x")] * 200,
+    }
+    for url, fields in many.items():
+        async with web_client.post(
+            url, data=FormData(fields, default_to_multipart=True)
+        ) as response:
+            assert response.status == 400
+            assert "over 100 fields" in await response.text()
+    assert arriving(data_dir) == []
+
+
 @pytest.mark.parametrize("query", ["langauge=en", "language=english", "model=huge"])
 async def test_a_wrong_option_is_refused_before_the_recording_is_sent(
     web_client: WebClient, query: str
@@ -563,7 +578,10 @@ async def test_an_impossible_list_is_refused_by_name(
         ("txt", "text/plain", "pt 0.0.\npt 1.0.\n"),
         ("srt", "application/x-subrip", "1\n00:00:00,000 --> 00:00:01,000\npt 0.0.\n\n2\n"),
         ("vtt", "text/vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\npt 0.0.\n\n"),
+        ("tsv", "text/tab-separated-values", "start\tend\ttext\n0\t1000\tpt 0.0.\n1000\t2000\tpt"),
+        ("lrc", "text/plain", "[00:00.00]pt 0.0.\n[00:01.00]pt 1.0.\n"),
         ("json", "application/json", '{"text":"pt 0.0. pt 1.0.","language":"pt","duration":2.0,'),
+        ("verbose_json", "application/json", '{"task":"transcribe","language":"portuguese",'),
     ],
 )
 async def test_a_transcript_comes_in_every_format(
@@ -613,7 +631,24 @@ async def test_half_a_transcript_is_given_to_who_asks_for_half(
         assert (await response.text()).startswith("pt 0.0.\n")
 
 
-@pytest.mark.parametrize("name", ["docx", "", "TXT", "../txt"])
+async def test_a_transcript_comes_in_a_shape(web_client: WebClient, make_wav: MakeWav) -> None:
+    """Otherwise subtitles do not fit on the screen."""
+    job_id = await submit(web_client, make_wav(2.0))
+    await end(web_client, job_id)
+    url = f"/v1/jobs/{job_id}/transcript"
+    query = {"format": "srt", "max_line_width": "4", "highlight_words": "False"}
+    async with web_client.get(url, params=query) as response:
+        assert "\npt\n0.0.\n" in await response.text()
+    for name, value in (("max_line_width", "0"), ("highlight_words", "maybe")):
+        async with web_client.get(url, params={"format": "srt", name: value}) as response:
+            problem = await problem_of(response, 422)
+        assert problem["detail"].startswith(f"{name}: ")
+    async with web_client.get(url, params={"format": "srt", "max_words_per_line": "1"}) as response:
+        problem = await problem_of(response, 422)
+    assert "word_timestamps" in problem["detail"]
+
+
+@pytest.mark.parametrize("name", ["docx", "TXT", "../txt"])
 async def test_an_unknown_format_is_refused_by_name(
     web_client: WebClient, make_wav: MakeWav, name: str
 ) -> None:

@@ -42,7 +42,9 @@ async def test_pages_of_this_machine_are_welcome(
     async with client.post("/", headers={"Origin": origin}) as response:
         assert response.status == 200
         assert response.headers["Access-Control-Allow-Origin"] == origin
-        assert response.headers["Access-Control-Expose-Headers"] == "Location, Retry-After"
+        assert (
+            response.headers["Access-Control-Expose-Headers"] == "Location, Retry-After, X-Job-Id"
+        )
         assert response.headers["Vary"] == "Origin"
     asked = {"Origin": origin, "Access-Control-Request-Method": "DELETE"}
     async with client.options("/", headers=asked) as response:

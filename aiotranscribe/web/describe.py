@@ -15,8 +15,10 @@ from aiotranscribe.web.errors import PROBLEM, OpenAIErrors, ProblemDetails, is_o
 
 H = TypeVar("H", bound=Handler)
 Schema = dict[str, Any]
-#: A body: JSON of a type, or text of a media type.
+#: A body: JSON of a type, text of a media type, or what a media type has of a type.
 Body = Any
+#: Media type of server-sent events.
+EVENTS = "text/event-stream"
 
 _REF = "#/components/schemas/{name}"
 _BINARY = {"type": "string", "format": "binary"}
@@ -95,10 +97,10 @@ def _operation(handler: Handler, path: str, description: Description, types: Sch
             "application/octet-stream": {"schema": _BINARY},
         }
         operation["requestBody"] = {"required": True, "content": content}
-    problem = (OpenAIErrors,) if is_openai(path) else (ProblemDetails,)
+    problem = OpenAIErrors if is_openai(path) else (PROBLEM, ProblemDetails)
     operation["responses"]["default"] = {
         "description": "Why there is no other answer",
-        **_content(problem, types, "application/json" if is_openai(path) else PROBLEM),
+        **_content([problem], types),
     }
     return operation
 
@@ -107,16 +109,19 @@ def _parameter(place: str, name: str, schema: Schema) -> Schema:
     return {"in": place, "name": name, "required": place == "path", "schema": schema}
 
 
-def _content(bodies: Sequence[Body], types: Schema, json: str = "application/json") -> Schema:
+def _content(bodies: Sequence[Body], types: Schema) -> Schema:
     """The bodies of an answer by media type."""
     found: dict[str, list[Schema]] = {}
     for body in bodies:
+        media_type, kind = body if isinstance(body, tuple) else ("application/json", body)
         if isinstance(body, str):
-            found.setdefault(body, []).append({"type": "string"})
-        else:
-            (schema,), parts = msgspec.json.schema_components([body], ref_template=_REF)
-            types.update(parts)
-            found.setdefault(json, []).append(schema)
+            media_type, kind = body, str
+        (schema,), parts = msgspec.json.schema_components([kind], ref_template=_REF)
+        types.update(parts)
+        if media_type == EVENTS:
+            data = {"type": "string", "contentSchema": schema}
+            schema = {"type": "object", "properties": {"data": data}}
+        found.setdefault(media_type, []).append(schema)
     if not found:
         return {}
     return {

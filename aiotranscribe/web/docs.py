@@ -95,6 +95,8 @@ def _type(schema: Schema) -> str:
         return ", ".join(f"<code>{escape(str(value))}</code>" for value in values)
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items') or {})}"
+    if event := schema.get("properties", {}).get("data", {}).get("contentSchema"):
+        return f"events of {_type(event)}"
     limits = [f"{key} {schema[key]}" for key in schema if key.startswith(("min", "max"))]
     if schema.get("default") not in {None, ""}:
         limits.append(f"default {schema['default']}")

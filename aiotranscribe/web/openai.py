@@ -22,8 +22,8 @@ from aiotranscribe.job import Options, Status, parse
 from aiotranscribe.transcript import Transcript
 from aiotranscribe.web import uploads, watch
 from aiotranscribe.web.auth import client_of
-from aiotranscribe.web.describe import Description, describes
-from aiotranscribe.web.errors import ProblemDetails, as_openai, details, problem
+from aiotranscribe.web.describe import EVENTS, Description, describes
+from aiotranscribe.web.errors import OpenAIErrors, ProblemDetails, as_openai, details, problem
 from aiotranscribe.web.jobs import TRANSCRIBER, file_of
 
 #: OpenAI's names of models that transcribe; here they mean the server's default.
@@ -158,7 +158,15 @@ _ANSWERS = Description(
     form=Fields,
     headers=["X-Keep-Job"],
     answers={
-        200: [Text, Verbose, "text/plain", "application/x-subrip", "text/vtt", "text/event-stream"]
+        200: [
+            Text,
+            Verbose,
+            "text/plain",
+            "application/x-subrip",
+            "text/vtt",
+            (EVENTS, Delta | Done),
+            (EVENTS, OpenAIErrors),
+        ]
     },
 )
 
@@ -221,7 +229,9 @@ async def _work(
             # Otherwise OpenAI's clients send the same recording twice more.
             answer.headers["X-Should-Retry"] = "false"
             return answer
-    return await _answer(await transcriber.transcript(job.id), asked, shape)
+        # At once: a server that keeps nothing is about to delete it.
+        transcript = await transcriber.transcript(job.id)
+    return await _answer(transcript, asked, shape)
 
 
 async def _answer(transcript: Transcript, asked: Fields, shape: Shape) -> web.Response:

@@ -46,12 +46,9 @@ class Upload:
 
         Raises:
             InvalidOption: it is given twice, or nothing that we do.
-            InvalidRequest: there are too many.
         """
         if name == "url":
             raise InvalidOption("url: this server fetches nothing; send the recording itself")
-        if len(self.fields) >= _MOST_FIELDS:
-            raise InvalidRequest(f"there are over {_MOST_FIELDS} fields")
         if name in self.fields:
             raise InvalidOption(f"{name}: given twice")
         self.fields[name] = value
@@ -144,7 +141,7 @@ async def _read_form(
     check: Callable[[Options], object],
     most_bytes: int,
 ) -> None:
-    has_file = False
+    has_file, fields = False, 0
     try:
         form = await request.multipart()
         while part := await form.next():
@@ -153,6 +150,9 @@ async def _read_form(
             if part.name != FILE and part.filename:
                 raise InvalidRequest(f"the file belongs in the field 'file', not {part.name!r}")
             if part.name != FILE:
+                fields += 1
+                if fields > _MOST_FIELDS:
+                    raise InvalidRequest(f"there are over {_MOST_FIELDS} fields")
                 upload.add(part.name or "", await _text(part))
                 continue
             if has_file:

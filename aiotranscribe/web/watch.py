@@ -12,9 +12,10 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from aiotranscribe import frame as frames
 from aiotranscribe.errors import AiotranscribeError, InvalidRequest, Problem
+from aiotranscribe.frame import Frame
 from aiotranscribe.hub import Board, Subscription
 from aiotranscribe.web import auth, limits
-from aiotranscribe.web.describe import Description, describes
+from aiotranscribe.web.describe import EVENTS, Description, describes
 from aiotranscribe.web.jobs import TRANSCRIBER, FrameQuery, WatchQuery, language_of
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
-@describes(Description(query=WatchQuery, answers={200: ["text/event-stream"], 204: []}))
+@describes(Description(query=WatchQuery, answers={200: [(EVENTS, Frame)], 204: []}))
 @limits.counted
 async def events(request: web.Request) -> web.StreamResponse:
     """``GET /v1/jobs/{job_id}/events``: the frames of one job as server-sent events.
