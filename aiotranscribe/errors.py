@@ -22,6 +22,9 @@
         └── WorkerDied          the worker process ended in the middle of the work
 """
 
+import math
+from collections.abc import Mapping
+
 import msgspec
 
 
@@ -41,8 +44,8 @@ class AiotranscribeError(Exception):
     code = "internal_error"
     #: Status of the HTTP answer that reports it.
     http_status = 500
-    #: After how many seconds it is worth trying again, where that is known.
-    retry_after_s: float | None = None
+    #: Headers of that answer.
+    http_headers: Mapping[str, str] = {}
 
     def problem(self) -> Problem:
         """Return the error as plain data."""
@@ -92,7 +95,7 @@ class QueueFull(AiotranscribeError):
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.http_headers = {"Retry-After": str(math.ceil(retry_after_s))}
 
 
 class JobCancelled(AiotranscribeError):

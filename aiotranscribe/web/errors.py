@@ -6,12 +6,11 @@ those understand. Whoever makes an answer makes a problem: it is translated on i
 
 import http
 import logging
-import math
 import re
 from collections.abc import Iterator
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from aiotranscribe.errors import AiotranscribeError, Problem
@@ -120,8 +119,7 @@ async def _attempt(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except AiotranscribeError as error:
         answer = problem(error.http_status, error.code, str(error))
-        if error.retry_after_s is not None:
-            answer.headers[hdrs.RETRY_AFTER] = str(math.ceil(error.retry_after_s))
+        answer.headers.update(error.http_headers)
         return answer
     except web.HTTPException as error:
         if error.status < 400:
