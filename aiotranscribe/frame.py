@@ -169,7 +169,8 @@ class View:
             message = self._head.message
             if self._say and language != DEFAULT:
                 message = self._say(language)
-            segments = [each.brief() for each in (self.segments or ())[offset : self.count]]
+            missing = (self.segments or ())[offset : self.count]
+            segments = [segment.brief() for segment in missing] or ()
             self._frames[key] = msgspec.structs.replace(
                 self._head, offset=offset, segments=segments, message=message
             )

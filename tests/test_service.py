@@ -115,7 +115,7 @@ async def test_a_file_becomes_text(transcriber: Transcriber, make_wav: MakeWav) 
         (1.5, 2.0),
     ]
     transcript = await transcriber.transcript(job.id)
-    assert list(transcript.segments) == segments
+    assert [each.brief() for each in transcript.segments] == segments
     assert transcript.text == "de 0.0. de 0.5. de 1.0. de 1.5."
     assert (transcript.language, transcript.duration) == ("de", 2.0)
     assert transcriber.get(job.id).status is Status.COMPLETED

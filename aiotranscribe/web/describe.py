@@ -72,7 +72,7 @@ def _operation(handler: Handler, path: str, description: Description, types: Sch
     text = " ".join((handler.__doc__ or "").split())
     operation: Schema = {
         "operationId": handler.__name__,
-        "summary": re.sub("^``.*?``: ", "", text).replace("``", ""),
+        "summary": re.sub("^``.*?``: |``", "", text),
         "parameters": [
             *(
                 _parameter("path", name, {"type": "string"})

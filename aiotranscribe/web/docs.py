@@ -99,5 +99,5 @@ def _type(schema: Schema) -> str:
         return f"events of {_type(event)}"
     limits = [f"{key} {schema[key]}" for key in schema if key.startswith(("min", "max"))]
     if schema.get("default") not in {None, ""}:
-        limits.append(f"default {schema['default']}")
+        limits.append(f"default {str(schema['default']).lower()}")
     return escape(", ".join([schema.get("format") or schema.get("type", ""), *limits]))
