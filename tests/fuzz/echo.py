@@ -20,7 +20,7 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 
 if __name__ == "__main__":
-    watch._LONGEST_MESSAGE_BYTES = 32 << 20  # type: ignore[misc]
+    watch._LONGEST_MESSAGE_BYTES = 32 << 20
     app = web.Application()
     app.add_routes([web.get("/", echo)])
     web.run_app(app, host="127.0.0.1", port=9001, access_log=None)
