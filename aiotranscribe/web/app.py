@@ -111,7 +111,7 @@ async def ready(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """``GET /metrics``: for Prometheus; from elsewhere than this machine only with a token."""
     if not (auth.is_known(request) or proxies.is_local(request)):
-        raise Unauthorized("from another machine, metrics want a token, which this server needs")
+        raise Unauthorized("from another machine, and through a proxy, /metrics wants a token")
     answer = web.Response(body=request.app[TRANSCRIBER].metrics())
     answer.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
     return answer

@@ -30,7 +30,7 @@ from tests.scripted import Script
 
 # The server closes idle connections after so long; none of ours may last much longer.
 _IDLE_S, _DEADLINE_S = 1.0, 20.0
-_AT_ONCE = 16
+_AT_ONCE = 32
 _MOST_GROWTH_BYTES = 50 << 20
 # What the server may answer in the 500s: it is going away, or has no room (docs/protocol.md).
 _DOCUMENTED = {503, 507}
@@ -253,7 +253,7 @@ class Fuzz:
     async def _read(self, reader: asyncio.StreamReader, end: str) -> bytes:
         """Read a piece; who cuts the line, or waits for a socket that is open, stays not long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.05 if end == "cut" else 3 * _IDLE_S):
+            async with asyncio.timeout(0.05 if end == "cut" else 1.5 * _IDLE_S):
                 return await reader.read(1 << 16)
         return b""
 
