@@ -105,7 +105,8 @@ class Verdict:
         is_same = _essence(frame) == _essence(again)
         self._promise(is_same, f"job {job.id} was {frame}, and after a restart {again}")
         told, stored = frame, course.job
-        is_stored = told.status is stored.status and list(told.segments) == course.draft.segments
+        segments = [segment.brief() for segment in course.draft.segments]
+        is_stored = told.status is stored.status and list(told.segments) == segments
         self._promise(is_stored, f"job {job.id}: what is told is not what is stored")
 
     def _on_status(self, job: Accepted, course: Course) -> None:
@@ -135,7 +136,7 @@ class Verdict:
 
     def _on_text(self, course: Course) -> None:
         """Compare with an undisturbed run: a job that was stopped has the beginning of it."""
-        job, segments = course.job, course.draft.segments
+        job, segments = course.job, [segment.brief() for segment in course.draft.segments]
         self._promise(job.status.is_terminal, f"job {job.id} has no end: {job.status}")
         self._promise(job.count == len(segments), f"job {job.id} counts {job.count} segments")
         expected = list(self._expected[job.name])
