@@ -14,7 +14,14 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Sequence,
+)
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -270,7 +277,9 @@ class Transcriber:
         options = self.check(options or Options())
         if isinstance(recording, str | Path):
             name = name or Path(recording).name
-            recording = _read(Path(recording))
+            # Whoever gives up in the middle leaves no file open.
+            async with contextlib.aclosing(_read(Path(recording))) as pieces:
+                return await self.submit(pieces, name=name, options=options, client=client)
         async with self.arrival(client) as arrival:
             async for piece in recording:
                 await arrival.write(piece)
@@ -892,10 +901,11 @@ def _refuse(waiting: asyncio.Future[T], error: AiotranscribeError) -> None:
         waiting.set_exception(error)
 
 
-async def _read(path: Path) -> AsyncIterable[bytes]:
+async def _read(path: Path) -> AsyncGenerator[bytes, None]:
     """The bytes of a file, piece by piece."""
     try:
-        with await asyncio.to_thread(path.open, "rb") as file:
+        # Not in a thread: whoever is cancelled there would leave it open.
+        with path.open("rb") as file:
             while piece := await asyncio.to_thread(file.read, _COPY_BYTES):
                 yield piece
     except OSError as error:

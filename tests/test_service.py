@@ -634,7 +634,7 @@ async def test_bytes_that_break_off_leave_nothing(
 
     with pytest.raises(ConnectionError):
         await transcriber.submit(broken())
-    assert spooled(data_dir) == before
+    assert spooled(data_dir) <= before  # what a job before does not need may go meanwhile
     assert transcriber.jobs() == jobs
     await next_job_works(transcriber, make_wav(2.0))
 
