@@ -44,6 +44,8 @@ _TOKEN = click.option(
 )
 # aiohttp waits this long for requests to end, and as long again for those that it has cancelled.
 _SHUTDOWN_S = 1.5
+# Connections that wait to be accepted: after a restart everybody comes back at once.
+_BACKLOG = 4096
 FC = TypeVar("FC", bound=Callable[..., Any])
 
 
@@ -152,11 +154,12 @@ async def _serve(config: Config) -> None:
     from aiohttp import web  # noqa: PLC0415 - see the module's docstring
     from yarl import URL  # noqa: PLC0415
 
-    from aiotranscribe.web import auth  # noqa: PLC0415
+    from aiotranscribe.web import auth, limits  # noqa: PLC0415
     from aiotranscribe.web.app import create_app, under  # noqa: PLC0415
     from aiotranscribe.web.jobs import TRANSCRIBER  # noqa: PLC0415
 
     auth.check_listening(config)
+    limits.raise_file_limit()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -172,7 +175,7 @@ async def _serve(config: Config) -> None:
     stopping = asyncio.create_task(stop.wait())
     loading = asyncio.create_task(app[TRANSCRIBER].ready())
     try:
-        await web.TCPSite(runner, config.host, config.port).start()
+        await web.TCPSite(runner, config.host, config.port, backlog=_BACKLOG).start()
         host, port = runner.addresses[0][:2]
         await asyncio.wait([stopping, loading], return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():

@@ -9,7 +9,10 @@
     ├── UploadTooLarge
     ├── UploadTooSlow
     ├── Unauthorized            a token is needed, and this is none of ours
+    ├── OriginRefused           a page of another site asks
+    ├── HostRefused             the server is called by a name that is not its own
     ├── TooMany                 a client has as many jobs or sockets as it may
+    ├── ServerFull              the server has no descriptor for another connection
     ├── JobNotFound
     ├── ModelNotFound           a model that this server does not have
     ├── QueueFull               there are as many jobs as there may be; come back later
@@ -102,11 +105,33 @@ class Unauthorized(AiotranscribeError):
     http_headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="aiotranscribe"'})
 
 
+class OriginRefused(AiotranscribeError):
+    """The request comes from a page that may not use this server."""
+
+    code = "origin_refused"
+    http_status = 403
+
+
+class HostRefused(AiotranscribeError):
+    """The server was called by a name that is not its own."""
+
+    code = "host_refused"
+    http_status = 403
+
+
 class TooMany(AiotranscribeError):
     """A client has as many jobs or sockets as it may have at once."""
 
     code = "too_many"
     http_status = 429
+    http_headers = MappingProxyType({"Retry-After": "10"})
+
+
+class ServerFull(AiotranscribeError):
+    """The process may open hardly any more files, of which a connection is one."""
+
+    code = "server_full"
+    http_status = 503
     http_headers = MappingProxyType({"Retry-After": "10"})
 
 

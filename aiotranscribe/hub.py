@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from aiotranscribe.errors import JobNotFound
 from aiotranscribe.frame import DEFAULT, Frame, View
@@ -23,6 +23,15 @@ _MOST_KEPT = 16
 
 #: Reads the segments of a finished job from the disk.
 Load = Callable[[str], Awaitable[Sequence[Segment]]]
+
+
+class Peer(Protocol):
+    """Somebody who can be pushed to."""
+
+    def resume(self) -> None:
+        """Iterate over the subscription again. Called in the midst of publishing."""
+
+
 #: Sends a frame as JSON to many peers at once; returns those to whom that is not possible now.
 Push = Callable[[Iterable[Any], bytes], Sequence[Any]]
 
@@ -30,9 +39,12 @@ Push = Callable[[Iterable[Any], bytes], Sequence[Any]]
 class _Watcher:
     """Somebody who waits for news; use it with ``with``, or close it in the end."""
 
+    __slots__ = ("__weakref__", "_is_closed", "_news", "_peers")
+
     def __init__(self, peers: "set[_Watcher]") -> None:
         self._is_closed = False
-        self._wake = asyncio.Event()
+        # A future, made when there is something to wait for: thousands of events fill a memory.
+        self._news: asyncio.Future[None] | None = None
         self._peers = peers
         peers.add(self)
 
@@ -49,35 +61,27 @@ class _Watcher:
 
     def wake(self, job_id: str) -> None:
         """Look again: there is news of a job."""
-        self._wake.set()
+        if self._news and not self._news.done():
+            self._news.set_result(None)
 
     def close(self) -> None:
         """End the iteration, now or at the next step. May be called more than once."""
         self._is_closed = True
         self._peers.discard(self)
-        self._wake.set()
+        _Watcher.wake(self, "")
 
     async def _wait(self, has_news: Callable[[], object]) -> bool:
         """Wait for news; return whether there are any, or only a heartbeat's time has passed."""
-        heard_at = time.monotonic()
-        while not (has_news() or self._is_closed):
-            self._wake.clear()
-            try:
-                # Not wait_for, which up to Python 3.11 swallows a cancellation that comes together
-                # with the news (cpython issue 86296).
-                async with asyncio.timeout(heard_at + HEARTBEAT_S - time.monotonic()):
-                    await self._wake.wait()
-            except TimeoutError:
-                if self._heard_at() <= heard_at:
-                    return False
-                heard_at = self._heard_at()
+        # Not wait_for, which up to Python 3.11 swallows a cancellation that comes together with
+        # the news (cpython issue 86296).
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_S):
+                while not (has_news() or self._is_closed):
+                    self._news = asyncio.get_running_loop().create_future()
+                    await self._news
         if self._is_closed:
             raise StopAsyncIteration
-        return True
-
-    def _heard_at(self) -> float:
-        """When something was sent past the iteration, on the monotonic clock; 0 for never."""
-        return 0.0
+        return bool(has_news())
 
 
 W = TypeVar("W", bound=_Watcher)
@@ -99,10 +103,11 @@ class Topic:
         #: Those who are woken, because something is missing or they fetch it themselves.
         self.watchers: set[_Watcher] = set()
         #: Those who miss nothing and are pushed to, by their language and how; and by their peers.
-        self.live: dict[tuple[str, Push], dict[Any, Subscription]] = {}
+        self.live: dict[tuple[str, Push], dict[Peer, Subscription]] = {}
         self._renewed = 0.0
-        #: When the view was published, on the monotonic clock.
-        self.told_at = time.monotonic()
+        # When those who are pushed to heard something, on the monotonic clock.
+        self._told_at = 0.0
+        self._beat: asyncio.TimerHandle | None = None
 
     def count(self) -> int:
         """Return how many watch the job."""
@@ -112,16 +117,39 @@ class Topic:
         """Make ``view`` the latest: push it to those who miss nothing else, wake the others."""
         before, self.view = self.view, view
         self.version += 1
-        self.told_at = time.monotonic()
         for watcher in tuple(self.watchers):
             watcher.wake(self.job_id)
-        for (language, push), watchers in self.live.items():
-            if view.is_last:
-                behind: Sequence[Any] = list(watchers)
-            else:
-                behind = push(watchers, view.encode(view.frame(before.count, language)))
-            for peer in behind:
-                watchers[peer].fall_behind(before.count)
+        if view.is_last:
+            for live in self.live.values():
+                for subscription in list(live.values()):
+                    subscription.fall_behind(before.count)
+        else:
+            self._tell(before.count)
+
+    def watch_silence(self) -> None:
+        """From now on, tell those who are pushed to that the server lives, if nothing else does."""
+        if self._beat is None:
+            self._told_at = time.monotonic()
+            self._beat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._give_sign)
+
+    def _give_sign(self) -> None:
+        """Tell those who are pushed to that the server lives, all at once, after a silence."""
+        self._beat = None
+        if any(self.live.values()):
+            wait_s = self._told_at + HEARTBEAT_S - time.monotonic()
+            if wait_s <= 0:
+                self.renew()
+                self._tell(self.view.count)
+                wait_s = HEARTBEAT_S
+            self._beat = asyncio.get_running_loop().call_later(wait_s, self._give_sign)
+
+    def _tell(self, offset: int) -> None:
+        """Push the view to those who miss nothing else; they have ``offset`` segments."""
+        self._told_at = time.monotonic()
+        for (language, push), live in self.live.items():
+            if live:
+                for peer in push(live, self.view.encode(self.view.frame(offset, language))):
+                    live[peer].fall_behind(offset)
 
     def renew(self) -> None:
         """Give the view the present time; those who ask at about the same moment share one."""
@@ -161,54 +189,54 @@ class Topic:
 class Subscription(_Watcher, AsyncIterator[Frame]):
     """One watcher's frames: the state at once, then every change, the terminal frame last."""
 
+    __slots__ = ("_language", "_offset", "_peer", "_push", "_seen", "_topic", "is_live")
+
     def __init__(self, topic: Topic, offset: int, language: str) -> None:
         super().__init__(topic.watchers)
         self._topic = topic
         self._offset = offset
         self._language = language
         self._seen = -1
-        self._peer: Any = None
+        self._peer: Peer | None = None
         self._push: Push | None = None
-        #: Those who are pushed to, while this is one of them.
-        self._live: dict[Any, Subscription] | None = None
+        #: Whether nothing is missing, and what comes is pushed.
+        self.is_live = False
 
-    def push_to(self, peer: object, push: Push) -> None:
+    def push_to(self, peer: Peer, push: Push) -> None:
         """Have frames pushed at the moment they are there, while nothing else is missing.
 
-        What cannot be pushed comes by the iteration, with all that is missing by then; so do the
-        first frame and the last.
+        Then the iteration ends where it would wait for news. There is something to iterate again
+        when ``peer.resume`` is called: what could not be pushed, with all that is missing by
+        then; the terminal frame; or that the subscription has been closed.
 
         Args:
-            peer: What ``push`` knows this watcher by.
+            peer: To whom.
             push: How; the same for all who share the work.
         """
         self._peer, self._push = peer, push
 
+    def _join(self, peer: Peer, push: Push) -> None:
+        """Be pushed to from now on, instead of being woken."""
+        self._topic.live.setdefault((self._language, push), {})[peer] = self
+        self._topic.watch_silence()
+        self._peers.discard(self)
+        self.is_live = True
+
     def fall_behind(self, offset: int) -> None:
         """Go on with the iteration, from the first segment that is missing."""
-        self._leave()
-        self._seen, self._offset = -1, offset
+        assert self._peer
+        assert self._push
+        del self._topic.live[self._language, self._push][self._peer]
         self._peers.add(self)
-        self._wake.set()
+        self.is_live = False
+        self._seen, self._offset = -1, offset
+        self._peer.resume()
 
     def close(self) -> None:
         """End the iteration, now or at the next step. May be called more than once."""
-        self._leave()
+        if self.is_live:
+            self.fall_behind(self._offset)
         super().close()
-
-    def _heard_at(self) -> float:
-        return self._topic.told_at if self._live is not None else 0.0
-
-    def _join(self, push: Push) -> None:
-        """Be pushed to from now on, instead of being woken."""
-        self._live = self._topic.live.setdefault((self._language, push), {})
-        self._live[self._peer] = self
-        self._peers.discard(self)
-
-    def _leave(self) -> None:
-        if self._live is not None:
-            del self._live[self._peer]
-            self._live = None
 
     @property
     def is_finished(self) -> bool:
@@ -229,11 +257,10 @@ class Subscription(_Watcher, AsyncIterator[Frame]):
         topic = self._topic
         if self.is_finished:
             self.close()
-        elif self._push and self._seen == topic.version and not (self._live or self._is_closed):
-            self._join(self._push)
-        if not await self._wait(lambda: self._live is None and self._seen != topic.version):
-            if self._live is not None:  # nothing is missing
-                self._offset = topic.view.count
+        if self._peer and self._push and self._seen == topic.version and not self._is_closed:
+            self._join(self._peer, self._push)
+            raise StopAsyncIteration
+        if not await self._wait(lambda: self._seen != topic.version):
             topic.renew()
         try:
             frame = await self._topic.frame(self._offset, self._language)

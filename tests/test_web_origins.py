@@ -6,6 +6,7 @@ from pytest_aiohttp import AiohttpClient, AiohttpServer
 
 from aiotranscribe import Config, Transcriber, create_app
 from aiotranscribe.web import origins, proxies
+from aiotranscribe.web.errors import problems
 from tests import scripted
 
 
@@ -16,7 +17,7 @@ async def _answer(request: web.Request) -> web.Response:
 @pytest.fixture
 def app() -> web.Application:
     """An application that answers whoever the guard lets in."""
-    app = web.Application(middlewares=[origins.guard])
+    app = web.Application(middlewares=[problems, origins.guard])
     app[origins.ALLOWED] = origins.parse(["https://app.example"])
     app[proxies.TRUSTED] = []
     app.on_response_prepare.append(origins.let_read)

@@ -36,7 +36,7 @@ def create_app(
         transcriber: One that you have not entered yet, in place of one made from ``config``;
             the application enters and leaves it.
     """
-    app = web.Application(middlewares=[problems, origins.guard, auth.ask])
+    app = web.Application(middlewares=[problems, limits.leave_room, origins.guard, auth.ask])
     app[TRANSCRIBER] = transcriber = transcriber or Transcriber(config)
     config = transcriber.config
     app[auth.TOKENS] = auth.Tokens(config)

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -63,8 +63,6 @@ class Tokens:
 
 
 TOKENS = web.AppKey("tokens", Tokens)
-_CLIENT = web.RequestKey("client", str)
-_IS_KNOWN = web.RequestKey("is_known", bool)
 _OPEN: set[Handler] = set()
 
 
@@ -75,27 +73,31 @@ def open_to_all(handler: Handler) -> Handler:
 
 
 @web.middleware
-async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse requests without a token of ours, and remember whose the others are."""
-    tokens = request.app[TOKENS]
-    name = tokens.name(_given(request))
-    if tokens and name is None and request.match_info.handler not in _OPEN:
+def ask(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+    """Refuse requests without a token of ours.
+
+    Not a coroutine, of which every watcher would keep one in memory; nor does it note anything.
+    """
+    if request.app[TOKENS] and not (is_open(request) or is_known(request)):
         raise Unauthorized(
             "this server wants a token that it knows, in the header 'Authorization: Bearer TOKEN'"
         )
-    request[_IS_KNOWN] = name is not None
-    request[_CLIENT] = name or _network(proxies.address(request))
-    return await handler(request)
+    return handler(request)
+
+
+def is_open(request: web.Request) -> bool:
+    """Whether everybody may make this request."""
+    return request.match_info.handler in _OPEN
 
 
 def client_of(request: web.Request) -> str:
     """Return whose request this is: the name of a token, or else an address."""
-    return request[_CLIENT]
+    return _name(request) or _network(proxies.address(request))
 
 
 def is_known(request: web.Request) -> bool:
     """Whether the request came with a token of this server."""
-    return request[_IS_KNOWN]
+    return _name(request) is not None
 
 
 def protocols(request: web.Request) -> tuple[str, ...]:
@@ -134,6 +136,11 @@ def _lines(config: Config) -> Iterable[tuple[str, str]]:
         for number, line in enumerate(lines, 1):
             if (text := line.strip()) and not text.startswith("#"):
                 yield f"token_file: line {number}", text
+
+
+def _name(request: web.Request) -> str | None:
+    """Whose token came with a request."""
+    return request.app[TOKENS].name(_given(request))
 
 
 def _given(request: web.Request) -> bytes:

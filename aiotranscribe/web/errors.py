@@ -60,7 +60,10 @@ class OpenAIErrors(msgspec.Struct, frozen=True):
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every error with a problem; an unforeseen one shows no insides."""
-    response = await _attempt(request, handler)
+    try:
+        response = await handler(request)
+    except Exception as error:
+        response = _answer(request, error)
     if not (isinstance(response, web.Response) and response.content_type == PROBLEM):
         return response
     if is_openai(request.path) and isinstance(response.body, bytes):
@@ -114,26 +117,25 @@ def _tree(error: type[AiotranscribeError]) -> Iterator[type[AiotranscribeError]]
         yield from _tree(child)
 
 
-async def _attempt(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except AiotranscribeError as error:
+def _answer(request: web.Request, error: Exception) -> web.Response:
+    if isinstance(error, AiotranscribeError):
         answer = problem(error.http_status, error.code, str(error))
         answer.headers.update(error.http_headers)
+        if answer.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            answer.force_close()  # where there is no room, connections do not stay
         return answer
-    except web.HTTPException as error:
+    if isinstance(error, web.HTTPException):
         if error.status < 400:
-            raise
+            raise error
         code = http.HTTPStatus(error.status).name.lower()
         answer = problem(error.status, code, _sentence(request, error))
         if allow := error.headers.get("Allow"):
             answer.headers["Allow"] = allow
         return answer
-    except ConnectionError:  # the peer has gone, wherever that was noticed: nobody hears an answer
+    if isinstance(error, ConnectionError):  # the peer has gone: nobody hears an answer
         return web.Response(status=_PEER_GONE)
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        return problem(500, "internal_error", "something went wrong here; the log says what")
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return problem(500, "internal_error", "something went wrong here; the log says what")
 
 
 def _sentence(request: web.Request, error: web.HTTPException) -> str:

@@ -1,16 +1,19 @@
-"""How many connections each client may keep open."""
+"""How many connections each client may keep open, and all of them together."""
 
+import contextlib
+import resource
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import TypeVar
+from collections.abc import Awaitable
+from types import TracebackType
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from aiotranscribe.errors import TooMany
-from aiotranscribe.web.auth import client_of
+from aiotranscribe.errors import ServerFull, TooMany
+from aiotranscribe.web import auth
 
-R = TypeVar("R", bound=web.StreamResponse)
+# Descriptors that are kept for the files of those who are connected, and for /health.
+_RESERVED_FILES = 64
 
 
 class Sockets:
@@ -24,25 +27,62 @@ class Sockets:
 SOCKETS = web.AppKey("sockets", Sockets)
 
 
-def counted(
-    handler: Callable[[web.Request], Awaitable[R]],
-) -> Callable[[web.Request], Awaitable[R]]:
-    """Refuse a client that has too many connections with this and the other counted handlers."""
+class Seat:
+    """A connection of a client; use it with ``with`` for as long as it is open.
 
-    @wraps(handler)
-    async def count(request: web.Request) -> R:
-        sockets, client = request.app[SOCKETS], client_of(request)
-        if sockets.counts[client] >= sockets.most:
+    Raises:
+        TooMany: on entering, if the client has as many as it may.
+    """
+
+    __slots__ = ("_client", "_sockets")
+
+    def __init__(self, request: web.Request) -> None:
+        self._sockets = request.app[SOCKETS]
+        self._client = auth.client_of(request)
+
+    def __enter__(self) -> None:
+        most = self._sockets.most
+        if self._sockets.counts[self._client] >= most:
             raise TooMany(
-                f"{client} has {sockets.most} sockets and event streams open, which is the limit; "
+                f"{self._client} has {most} sockets and event streams open, which is the limit; "
                 "see --max-sockets-per-client"
             )
-        sockets.counts[client] += 1
-        try:
-            return await handler(request)
-        finally:
-            sockets.counts[client] -= 1
-            if not sockets.counts[client]:
-                del sockets.counts[client]
+        self._sockets.counts[self._client] += 1
 
-    return count
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._sockets.counts[self._client] -= 1
+        if not self._sockets.counts[self._client]:
+            del self._sockets.counts[self._client]
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files, and so connections, as the system allows it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS says unlimited, and allows that many at least.
+    wanted = 10_240 if most == resource.RLIM_INFINITY else most
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+@web.middleware
+def leave_room(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+    """Refuse newcomers while there is still a descriptor to tell them so.
+
+    Not a coroutine, of which every watcher would keep one in memory.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    socket = request.get_extra_info("socket")
+    # A new file gets the lowest number that is free (POSIX, open): so the number says how many
+    # there are.
+    is_full = socket and socket.fileno() >= most - _RESERVED_FILES and most > 0
+    if is_full and not auth.is_open(request):
+        raise ServerFull(
+            f"this server may have {most} files and connections open, and nearly has; "
+            "whoever runs it can allow more with 'ulimit -n'"
+        )
+    return handler(request)

@@ -5,15 +5,14 @@ the answers, and with a socket not even that (RFC 6455, section 10.2). But the b
 ``Origin``, whose page it is. Programs that are no browser send none, and are not meant here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from aiotranscribe.errors import InvalidOption
+from aiotranscribe.errors import HostRefused, InvalidOption, OriginRefused
 from aiotranscribe.web import proxies
-from aiotranscribe.web.errors import problem
 
 #: Origins whose pages are welcome besides the server's own.
 ALLOWED = web.AppKey("allowed", frozenset[str])
@@ -38,18 +37,21 @@ def parse(origins: Iterable[str]) -> frozenset[str]:
 
 
 @web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse pages of other sites; answer the preflight requests of those that are welcome."""
+def guard(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+    """Refuse pages of other sites; answer the preflight requests of those that are welcome.
+
+    Not a coroutine, of which every watcher would keep one in memory.
+    """
     if _is_rebound(request):
-        return problem(403, "host_refused", f"this server is not {request.host}; use localhost")
+        raise HostRefused(f"this server is not {request.host}; use localhost")
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or _is_same(origin, request):
-        return await handler(request)
+        return handler(request)
     if not _is_welcome(origin, request):
-        return problem(403, "origin_refused", f"pages from {origin!r} may not use this server")
+        raise OriginRefused(f"pages from {origin!r} may not use this server")
     if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
-        return web.Response(status=204, headers=_PREFLIGHT)
-    return await handler(request)
+        return _agree()
+    return handler(request)
 
 
 async def let_read(request: web.Request, response: web.StreamResponse) -> None:
@@ -59,6 +61,11 @@ async def let_read(request: web.Request, response: web.StreamResponse) -> None:
     if _is_welcome(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
         response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, Retry-After, X-Job-Id"
+
+
+async def _agree() -> web.Response:
+    """Answer a preflight request."""
+    return web.Response(status=204, headers=_PREFLIGHT)
 
 
 def _is_same(origin: str, request: web.Request) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 import msgspec
@@ -63,6 +64,24 @@ class _Flooded(Exception):
     """The peer says more than any watcher has to say."""
 
 
+class _Flood:
+    """Counts what a peer says."""
+
+    __slots__ = ("_began", "_count")
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._count = 0
+
+    def count(self) -> None:
+        """Count a message, or raise :class:`_Flooded`."""
+        if time.monotonic() - self._began > _MESSAGES_S:
+            self._began, self._count = time.monotonic(), 0
+        self._count += 1
+        if self._count > _MOST_MESSAGES:
+            raise _Flooded
+
+
 class SignOfLife(msgspec.Struct, frozen=True):
     """Nothing has changed in any job for a while."""
 
@@ -70,7 +89,6 @@ class SignOfLife(msgspec.Struct, frozen=True):
 
 
 @describes(Description(query=WatchQuery, answers={101: []}))
-@limits.counted
 async def watch(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription/{job_id}?since=``: the frames of one job, then close 1000.
 
@@ -78,45 +96,46 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     """
     job_id, since = request.match_info["job_id"], request.query.get("since")
     language = language_of(request)
-    with request.app[TRANSCRIBER].watch(job_id, since, language=language) as subscription:
+    subscription = request.app[TRANSCRIBER].watch(job_id, since, language=language)
+    with limits.Seat(request), subscription:
         socket = await _open(request)
-        if request.transport:
-            subscription.push_to(request.transport, _push)
-        listener = asyncio.create_task(_listen(socket, subscription), name=f"listen-{job_id}")
-        code = WSCloseCode.GOING_AWAY
+        sender = _Sender(request, socket, subscription)
+        sender.resume()
         try:
-            with contextlib.suppress(ConnectionError):
-                await _send(request, socket, subscription)
-            code = WSCloseCode.OK if subscription.is_finished else code
-            code = _code(listener, code)
-        except AiotranscribeError:
-            log.exception("the text of job %s cannot be read", job_id)
-            code = WSCloseCode.INTERNAL_ERROR
+            # Nothing that the peer says matters, but pongs and close are handled here.
+            async with sender.listening:
+                flood = _Flood()
+                async for _ in socket:
+                    flood.count()
+        except TimeoutError:
+            pass
+        except _Flooded:
+            sender.code = WSCloseCode.POLICY_VIOLATION
         finally:
-            await _stop(listener)
-        await _close(request, socket, code)
+            await sender.stop()
+        await _close(request, socket, sender.code)
     return socket
 
 
 @describes(Description(query=FrameQuery, answers={101: []}))
-@limits.counted
 async def watch_many(request: web.Request) -> web.WebSocketResponse:
     """``GET /ws/transcription``: the frames of the jobs that the watcher subscribes to."""
     language = language_of(request)  # a wrong one is refused before the upgrade
-    socket = await _open(request)
-    listener = asyncio.create_task(_Many(request, socket, language).listen(), name="listen-many")
-    request.app[LISTENING].add(listener)
-    try:
-        await asyncio.wait([listener])
-    finally:
-        request.app[LISTENING].discard(listener)
-        await _stop(listener)
-    await _close(request, socket, _code(listener, WSCloseCode.GOING_AWAY))
+    with limits.Seat(request):
+        socket = await _open(request)
+        many = _Many(request, socket, language)
+        listener = asyncio.create_task(many.listen(), name="listen-many")
+        request.app[LISTENING].add(listener)
+        try:
+            await asyncio.wait([listener])
+        finally:
+            request.app[LISTENING].discard(listener)
+            await _stop(listener)
+        await _close(request, socket, _code(listener, WSCloseCode.GOING_AWAY))
     return socket
 
 
 @describes(Description(query=WatchQuery, answers={200: [(EVENTS, Frame)], 204: []}))
-@limits.counted
 async def events(request: web.Request) -> web.StreamResponse:
     """``GET /v1/jobs/{job_id}/events``: the frames of one job as server-sent events.
 
@@ -128,7 +147,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     if last.status.is_terminal and last.cursor == since:
         return web.Response(status=204)
     response = event_stream()
-    with transcriber.watch(job_id, since, language=language_of(request)) as subscription:
+    subscription = transcriber.watch(job_id, since, language=language_of(request))
+    with limits.Seat(request), subscription:
         await response.prepare(request)
         try:
             await response.write(f"retry: {_RETRY_MS}\n\n".encode())
@@ -154,6 +174,69 @@ def event_stream() -> web.StreamResponse:
     return response
 
 
+class _Sender:
+    """What sends to a socket that watches one job.
+
+    It is the handler that listens. A task sends what is missing, and ends when nothing is: what
+    comes then is pushed. So an idle watcher is one task, and little memory.
+    """
+
+    __slots__ = ("_is_over", "_request", "_socket", "_subscription", "_task", "code", "listening")
+
+    def __init__(
+        self, request: web.Request, socket: web.WebSocketResponse, subscription: Subscription
+    ) -> None:
+        self._request = request
+        self._socket = socket
+        self._subscription = subscription
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False
+        #: Around what the handler does until there is nothing to send any more.
+        self.listening = asyncio.timeout(None)
+        #: What to close with.
+        self.code = WSCloseCode.GOING_AWAY
+        subscription.push_to(self, _push)
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """What to write to; ``None`` when the connection is gone."""
+        return self._request.transport
+
+    def resume(self) -> None:
+        """Send what is missing."""
+        self._task = asyncio.create_task(self._send())
+
+    async def stop(self) -> None:
+        """Send no more."""
+        self._is_over = True
+        self._subscription.close()
+        if self._task:
+            await asyncio.wait([self._task])
+
+    async def _send(self) -> None:
+        request, subscription = self._request, self._subscription
+        try:
+            async for frame in subscription:
+                async with deadline(request, STALLED_S):
+                    await self._socket.send_frame(subscription.encode(frame), WSMsgType.TEXT)
+                    # What comes meanwhile will be one frame.
+                    while _unsent_bytes(request):  # noqa: ASYNC110 - nothing tells when it is empty
+                        await asyncio.sleep(_LOOK_AGAIN_S)
+            if subscription.is_finished:
+                self.code = WSCloseCode.OK
+        except ConnectionError:
+            pass  # the peer has gone
+        except AiotranscribeError:
+            log.exception("%s: the text cannot be read", request.path)
+            self.code = WSCloseCode.INTERNAL_ERROR
+        self._task = None  # thousands of ended tasks fill a memory
+        if not (subscription.is_live or self._is_over):
+            # While something receives, aiohttp's close does not wait for the peer's close frame
+            # (RFC 6455, section 7.1.1), and a peer that finds the connection cut calls it 1006.
+            self._is_over = True
+            self.listening.reschedule(0)
+
+
 class _Many:
     """A socket that watches many jobs."""
 
@@ -172,8 +255,11 @@ class _Many:
         """Do what the peer says, until it has gone."""
         try:
             with contextlib.suppress(ConnectionError):
-                async for text in _hear(self._socket):
-                    await self._obey(text)
+                flood = _Flood()
+                async for message in self._socket:
+                    flood.count()
+                    if message.type is WSMsgType.TEXT:
+                        await self._obey(message.data)
         finally:
             # Not cancelled: that would spoil a send at work, and the close after it.
             for watcher in self._watchers.values():
@@ -287,28 +373,17 @@ async def _stop(listener: asyncio.Task[None]) -> None:
     await asyncio.wait([listener])
 
 
-async def _send(
-    request: web.Request, socket: web.WebSocketResponse, subscription: Subscription
-) -> None:
-    """Send every frame. Ends with ConnectionError when the peer is gone."""
-    async for frame in subscription:
-        async with deadline(request, STALLED_S):
-            await socket.send_frame(subscription.encode(frame), WSMsgType.TEXT)
-            # What comes meanwhile will be one frame.
-            while _unsent_bytes(request):  # noqa: ASYNC110 - nothing tells when it is empty
-                await asyncio.sleep(_LOOK_AGAIN_S)
-
-
-def _push(peers: Iterable[asyncio.Transport], data: bytes) -> Sequence[asyncio.Transport]:
-    """Send a frame to all that have taken what was sent before; return the others.
+def _push(senders: Iterable[_Sender], data: bytes) -> Sequence[_Sender]:
+    """Send a frame to all whose peers have taken what was sent before; return the others.
 
     Past aiohttp, which wants a task for each: a loop over its sockets reaches two thirds as many.
     Nothing is in the middle of a message here, since aiohttp writes each in one go.
     """
     frame, behind = _text_frame(data), []
-    for transport in peers:
-        if transport.get_write_buffer_size() or transport.is_closing():
-            behind.append(transport)
+    for sender in senders:
+        transport = sender.transport
+        if transport is None or transport.get_write_buffer_size() or transport.is_closing():
+            behind.append(sender)
         else:
             transport.write(frame)
     return behind
@@ -326,29 +401,6 @@ def _text_frame(data: bytes) -> bytes:
     if size < 1 << 16:
         return struct.pack("!BBH", 0x81, 126, size) + data
     return struct.pack("!BBQ", 0x81, 127, size) + data
-
-
-async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> None:
-    """Read what the peer sends: nothing that matters, but pongs and close are handled here."""
-    try:
-        async for _ in _hear(socket):
-            pass
-    finally:
-        subscription.close()
-
-
-async def _hear(socket: web.WebSocketResponse) -> AsyncIterator[str]:
-    """What the peer says, to its end, or until that is too much."""
-    loop = asyncio.get_running_loop()
-    began, count = loop.time(), 0
-    async for message in socket:
-        if loop.time() - began > _MESSAGES_S:
-            began, count = loop.time(), 0
-        count += 1
-        if count > _MOST_MESSAGES:
-            raise _Flooded
-        if message.type is WSMsgType.TEXT:
-            yield message.data
 
 
 @contextlib.asynccontextmanager
