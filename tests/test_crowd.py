@@ -113,3 +113,25 @@ async def test_connections_that_take_the_last_descriptor_hurt_nobody_for_long(
             await until(lambda: watcher.count > count + 10)
         another = await client.submit(make_wav(2.0), Script(segments=3).options())
         assert (await to_end(client.watch(another.job_id)))[-1].status == "completed"
+
+
+async def test_a_server_that_stops_says_goodbye_to_all_at_once(
+    start_server: Callable[..., Server], make_wav: MakeWav
+) -> None:
+    """One watcher who does not answer would keep the others, and the server, for its time-out."""
+    server = start_server(
+        *(*SCRIPTED, "--max-sockets-per-client", "1000"), program="tests.scripted_program"
+    )
+    url = server.url
+    async with Client(url) as client, ClientSession(connector=TCPConnector(limit=0)) as session:
+        job = await client.submit(make_wav(2.0), ENDLESS)
+        target = f"{url}/ws/transcription/{job.job_id}"
+        watchers = [Watcher(await session.ws_connect(target)) for _ in range(200)]
+        # They are sent frames, but never read nor answer.
+        deaf = [await session.ws_connect(target) for _ in range(20)]
+        await until(lambda: all(watcher.count for watcher in watchers))
+        status = await asyncio.to_thread(server.stop)
+        assert status == 0
+        await until(lambda: all(watcher.task.done() for watcher in watchers))
+        assert {watcher.socket.close_code for watcher in watchers} == {1001}
+        await asyncio.gather(*(socket.close() for socket in deaf))

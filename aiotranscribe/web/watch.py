@@ -181,7 +181,10 @@ class _Sender:
     comes then is pushed. So an idle watcher is one task, and little memory.
     """
 
-    __slots__ = ("_is_over", "_request", "_socket", "_subscription", "_task", "code", "listening")
+    __slots__ = (
+        *("_is_over", "_request", "_socket", "_subscription", "_task"),
+        *("code", "listening", "transport"),
+    )
 
     def __init__(
         self, request: web.Request, socket: web.WebSocketResponse, subscription: Subscription
@@ -191,16 +194,13 @@ class _Sender:
         self._subscription = subscription
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
+        #: What is pushed through; ``None`` if the peer has left already.
+        self.transport = request.transport
         #: Around what the handler does until there is nothing to send any more.
         self.listening = asyncio.timeout(None)
         #: What to close with.
         self.code = WSCloseCode.GOING_AWAY
         subscription.push_to(self, _push)
-
-    @property
-    def transport(self) -> asyncio.Transport | None:
-        """What to write to; ``None`` when the connection is gone."""
-        return self._request.transport
 
     def resume(self) -> None:
         """Send what is missing."""
