@@ -146,7 +146,7 @@ async def test_decoded_sound_is_trusted_until_the_machine_stops(
     script = Script(segments=4, delay=0.2)
     async with make(tmp_path) as transcriber:
         job = await transcriber.submit(make_wav(60.0), options=script.options(language="en"))
-        await until(lambda: transcriber._courses[job.id].job.is_prepared)
+        await until(lambda: transcriber._conductor.courses[job.id].job.is_prepared)
         await until_frame(transcriber.watch(job.id), lambda frame: frame.segments)
     pcm = tmp_path / "spool" / job.id / "pcm"
     if not is_same_boot:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from aiotranscribe import Config, Options, Transcriber, service
+from aiotranscribe import Config, Options, Transcriber, conductor
 from aiotranscribe.course import Change
 from aiotranscribe.errors import (
     Closed,
@@ -156,7 +156,7 @@ async def test_every_segment_is_told_when_it_is_there(
 ) -> None:
     """Otherwise the text comes in one piece at the end, as everywhere else."""
     script = Script(segments=5, delay=0.2)
-    transcriber._outlook.paces.clear()  # other scripts have other paces
+    transcriber._conductor._outlook.paces.clear()  # other scripts have other paces
     job = await transcriber.submit(make_wav(2.0), options=script.options())
     counts, times, percentages = [], [], []
     async for frame in transcriber.watch(job.id):
@@ -353,11 +353,11 @@ async def test_a_disk_that_fails_as_a_job_comes_loses_nothing(
     async with make(tmp_path) as transcriber:
         await transcriber.ready()
         monkeypatch.setattr(Store, "commit", fail_sometimes)
-        monkeypatch.setattr(service, "_TRY_AGAIN_S", 0.3)
+        monkeypatch.setattr(conductor, "_TRY_AGAIN_S", 0.3)
         job = await transcriber.submit(make_wav(2.0), options=Script(segments=5).options())
         frames = await to_end(transcriber.watch(job.id))
         assert frames[-1].status is Status.COMPLETED
-        assert transcriber._inbox.qsize() < 10
+        assert transcriber._conductor._inbox.qsize() < 10
     async with make(tmp_path) as transcriber:
         assert merge([await transcriber.frame(job.id)]) == merge(frames)
     assert count > 5
