@@ -167,6 +167,48 @@ async def test_heads_and_fields_are_bounded(tmp_path: Path, make_wav: MakeWav) -
         await next_job_works(client, make_wav(2.0))
 
 
+@pytest.mark.parametrize(
+    ("token", "size_bytes", "expected"),
+    [
+        (TOKEN, None, b"HTTP/1.1 100 Continue"),
+        (TOKEN, 10**12, b"HTTP/1.1 413 "),
+        ("wrong" + TOKEN, None, b"HTTP/1.1 401 "),
+    ],
+)
+async def test_who_waits_to_be_asked_for_a_body_is_asked_only_if_it_will_be_read(
+    tmp_path: Path, make_wav: MakeWav, token: str, size_bytes: int | None, expected: bytes
+) -> None:
+    """Somebody would upload an hour of video, to hear that his token is wrong."""
+    data = await asyncio.to_thread(make_wav(2.0).read_bytes)
+    async with serving(tmp_path, token=(TOKEN,)) as client:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        writer.write(
+            f"POST /v1/jobs HTTP/1.1\r\nHost: {client.host}\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Length: {size_bytes or len(data)}\r\nExpect: 100-continue\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(LONG_S):
+            assert (await reader.readline()).startswith(expected)
+            if b"100" in expected:
+                assert await reader.readline() == b"\r\n"
+                writer.write(data)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
+        writer.close()
+
+
+async def test_an_expectation_that_is_no_text_is_no_fault_of_ours(
+    start_server: Callable[..., Server],
+) -> None:
+    """A stranger could fill the log with errors."""
+    server = await asyncio.to_thread(start_server, *SCRIPTED, program="tests.scripted_program")
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nExpect: \xa0\r\n\r\n")
+    async with asyncio.timeout(LONG_S):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert "ERROR" not in (server.data_dir / "log").read_text()
+
+
 async def test_a_body_is_not_unpacked(tmp_path: Path) -> None:
     """A few bytes could become as many as the server takes, at the server's expense."""
     async with serving(tmp_path) as client:

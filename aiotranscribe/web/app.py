@@ -9,7 +9,18 @@ from aiohttp import web
 from aiotranscribe.config import Config
 from aiotranscribe.errors import Unauthorized
 from aiotranscribe.service import Transcriber
-from aiotranscribe.web import auth, docs, jobs, limits, openai, origins, page, proxies, watch
+from aiotranscribe.web import (
+    auth,
+    docs,
+    jobs,
+    limits,
+    openai,
+    origins,
+    page,
+    proxies,
+    uploads,
+    watch,
+)
 from aiotranscribe.web.describe import Description, describes
 from aiotranscribe.web.errors import problem, problems
 from aiotranscribe.web.jobs import TRANSCRIBER
@@ -48,32 +59,33 @@ def create_app(
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
     app.on_response_prepare.extend([_protect, origins.let_read, openai.name_job])
-    app.add_routes(
-        [
-            web.post("/v1/jobs", jobs.submit),
-            web.get("/v1/jobs", jobs.list_jobs, allow_head=False),
-            web.get("/v1/jobs/{job_id}", jobs.show, name="job", allow_head=False),
-            web.delete("/v1/jobs/{job_id}", jobs.delete),
-            web.post("/v1/jobs/{job_id}/cancel", jobs.cancel),
-            web.post("/v1/jobs/{job_id}/retry", jobs.retry),
-            web.get("/v1/jobs/{job_id}/audio", jobs.audio, allow_head=False),
-            web.get("/v1/jobs/{job_id}/transcript", jobs.transcript, allow_head=False),
-            web.get("/v1/jobs/{job_id}/events", watch.events, allow_head=False),
-            web.get("/ws/transcription", watch.watch_many, allow_head=False),
-            web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
-            web.post("/v1/audio/transcriptions", openai.transcribe),
-            web.post("/v1/audio/translations", openai.translate),
-            web.get("/v1/models", openai.list_models, allow_head=False),
-            web.get("/v1/models/{model:.+}", openai.show_model, allow_head=False),
-            web.get("/openapi.json", docs.openapi, allow_head=False),
-            web.get("/docs", docs.docs, allow_head=False),
-            web.get("/health", health),
-            web.get("/ready", ready),
-            web.get("/metrics", metrics, allow_head=False),
-            web.get("/", page.page),
-            web.get("/static/{name}", page.static),
-        ]
-    )
+    routes = [
+        web.post("/v1/jobs", jobs.submit),
+        web.get("/v1/jobs", jobs.list_jobs, allow_head=False),
+        web.get("/v1/jobs/{job_id}", jobs.show, name="job", allow_head=False),
+        web.delete("/v1/jobs/{job_id}", jobs.delete),
+        web.post("/v1/jobs/{job_id}/cancel", jobs.cancel),
+        web.post("/v1/jobs/{job_id}/retry", jobs.retry),
+        web.get("/v1/jobs/{job_id}/audio", jobs.audio, allow_head=False),
+        web.get("/v1/jobs/{job_id}/transcript", jobs.transcript, allow_head=False),
+        web.get("/v1/jobs/{job_id}/events", watch.events, allow_head=False),
+        web.get("/ws/transcription", watch.watch_many, allow_head=False),
+        web.get("/ws/transcription/{job_id}", watch.watch, allow_head=False),
+        web.post("/v1/audio/transcriptions", openai.transcribe),
+        web.post("/v1/audio/translations", openai.translate),
+        web.get("/v1/models", openai.list_models, allow_head=False),
+        web.get("/v1/models/{model:.+}", openai.show_model, allow_head=False),
+        web.get("/openapi.json", docs.openapi, allow_head=False),
+        web.get("/docs", docs.docs, allow_head=False),
+        web.get("/health", health),
+        web.get("/ready", ready),
+        web.get("/metrics", metrics, allow_head=False),
+        web.get("/", page.page),
+        web.get("/static/{name}", page.static),
+    ]
+    for route in routes:
+        route.kwargs["expect_handler"] = uploads.expect
+    app.add_routes(routes)
     return app
 
 

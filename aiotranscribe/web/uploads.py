@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from aiohttp import BodyPartReader, ClientPayloadError, StreamReader, hdrs, web
+from aiohttp import BodyPartReader, ClientPayloadError, HttpVersion11, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
@@ -99,6 +99,7 @@ async def receive(
     if not is_form:  # a form is larger than what is in it
         _measure(request.content_length or 0, most_bytes)
     try:
+        await _invite(request)
         async with _pace(request.content, config.idle_s):
             if is_form:
                 await _read_form(request, upload, arrival, check, most_bytes)
@@ -111,6 +112,22 @@ async def receive(
         ) from error
     except (RequestPayloadError, ClientPayloadError, ConnectionError, EOFError) as error:
         raise InvalidRequest(f"the upload was cut off ({error})") from error
+
+
+async def expect(request: web.Request) -> None:
+    """Invite nobody yet to send a body: an ``expect_handler`` for every route.
+
+    Whoever is refused need not have sent a recording (RFC 9110, section 10.1.1). And of what is
+    no ``100-continue`` aiohttp 3.14 makes an answer that it cannot always encode.
+    """
+
+
+async def _invite(request: web.Request) -> None:
+    """Have the recording sent by somebody who waits for that."""
+    is_waiting = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+    if is_waiting and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # none of this is the answer's
 
 
 @contextlib.asynccontextmanager
