@@ -31,3 +31,21 @@ def test_how_much_is_read_tells_how_long_a_recording_is_that_does_not_say(tmp_pa
             guesses.append(samples / SAMPLE_RATE / recording.share)
     assert len(guesses) > 2
     assert guesses == pytest.approx([samples / SAMPLE_RATE] * len(guesses), rel=0.2)
+
+
+def test_a_stream_that_turns_up_late_does_not_end_the_recording(tmp_path: Path) -> None:
+    """A broadcast that changes its channels would fail, with a mistake of ours."""
+    path = tmp_path / "broadcast.ts"
+    with av.open(str(SAMPLE)) as source, av.open(str(path), "w", format="mpegts") as target:
+        stream = source.streams.audio[0]
+        copy = target.add_stream("mp2", rate=48000)
+        for frame in itertools.chain(source.decode(stream), [None]):
+            target.mux(copy.encode(frame))
+    honest = path.read_bytes()
+    # Where a packet of the sound begins (ISO 13818-1, section 2.4.3); later it is another stream's.
+    begins = [at for at in range(0, len(honest), 188) if honest[at + 1 : at + 3] == b"\x41\x00"]
+    for at in begins[1:20]:
+        path.write_bytes(honest[: at + 1] + b"\x41\xff" + honest[at + 3 :])
+        with audio.Recording(path) as recording:
+            seconds = sum(map(len, recording.blocks())) / SAMPLE_RATE
+        assert seconds == pytest.approx(18, abs=1)

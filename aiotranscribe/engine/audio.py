@@ -113,6 +113,9 @@ class Recording:
         while True:
             try:
                 packet = next(packets, None)
+            except IndexError:  # PyAV 18 cannot name a stream that was not there at first
+                packets = self._container.demux(audio=0)
+                continue
             except _DAMAGE:  # a broken end: keep what there is
                 return
             if packet is None:
