@@ -111,7 +111,11 @@ class Topic:
 
     def count(self) -> int:
         """Return how many watch the job."""
-        return len(self.watchers) + sum(map(len, self.live.values()))
+        return len(self.everyone())
+
+    def everyone(self) -> "list[_Watcher]":
+        """Return all who watch."""
+        return [*self.watchers, *chain.from_iterable(live.values() for live in self.live.values())]
 
     def publish(self, view: View) -> None:
         """Make ``view`` the latest: push it to those who miss nothing else, wake the others."""
@@ -405,10 +409,7 @@ class Hub:
         """End every subscription, and those to come at once."""
         self._is_closed = True
         for topic in self._topics.values():
-            for watcher in [
-                *topic.watchers,
-                *chain(*(live.values() for live in topic.live.values())),
-            ]:
+            for watcher in topic.everyone():
                 watcher.close()
         for board in list(self._boards):
             board.close()

@@ -97,14 +97,21 @@ async def test_a_client_has_only_so_many_jobs(tmp_path: Path, make_wav: MakeWav)
             assert response.status == 202, "what has ended does not count"
 
 
-async def test_a_client_has_only_so_many_sockets(tmp_path: Path) -> None:
+async def test_a_client_has_only_so_many_sockets(tmp_path: Path, make_wav: MakeWav) -> None:
     """One client could take all connections that the system lets the server have."""
     async with serving(tmp_path, max_sockets_per_client=2) as client:
+        transcriber = client.app[TRANSCRIBER]
+        job = await transcriber.submit(make_wav(2.0), options=Script().options())
+        await to_end(transcriber.watch(job.id))
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(2):
                 await stack.enter_async_context(client.ws_connect("/ws/transcription"))
-            with pytest.raises(WSServerHandshakeError, match="429"):
-                await client.ws_connect("/ws/transcription")
+            for path in ("/ws/transcription", f"/ws/transcription/{job.id}"):
+                with pytest.raises(WSServerHandshakeError, match="429"):
+                    await client.ws_connect(path)
+            async with client.get(f"/v1/jobs/{job.id}/events") as response:
+                await refused(response, 429, "too_many")
+            assert transcriber._hub.count() == 0, "who is refused does not watch"
             async with client.get("/v1/jobs/nope/events") as response:
                 await refused(response, 429, "too_many", "2", "--max-sockets-per-client")
 

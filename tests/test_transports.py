@@ -295,13 +295,20 @@ async def test_a_socket_forgets_the_jobs_that_have_ended(
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs/{}/events", "/ws/transcription/{}", "/ws/transcription"]
+    ("path", "error"),
+    [
+        ("/v1/jobs/{}/events", StorageUnavailable("the disk is on fire")),
+        ("/ws/transcription/{}", StorageUnavailable("the disk is on fire")),
+        ("/ws/transcription", StorageUnavailable("the disk is on fire")),
+        ("/ws/transcription/{}", ZeroDivisionError("a mistake of ours")),
+    ],
 )
 async def test_a_text_that_cannot_be_read_ends_its_watcher_in_order(
     web_client: WebClient,
     make_wav: MakeWav,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
+    error: Exception,
     expected_errors: list[str],
 ) -> None:
     """Otherwise an error of the disk is written into the middle of somebody's stream."""
@@ -310,10 +317,10 @@ async def test_a_text_that_cannot_be_read_ends_its_watcher_in_order(
     topic.drop_text()
 
     async def fail(job_id: str) -> list[Segment]:
-        raise StorageUnavailable("the disk is on fire")
+        raise error
 
     monkeypatch.setattr(topic, "_load", fail)
-    expected_errors.append("cannot be read")
+    expected_errors += ["cannot be read", "cannot be sent"]
     path = path.format(last.job_id)
     async with asyncio.timeout(LONG_S):
         if "events" in path:

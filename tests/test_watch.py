@@ -18,9 +18,11 @@ from yarl import URL
 
 from aiotranscribe import Client, Config, Frame, Options, Transcriber, create_app, hub
 from aiotranscribe import frame as frames
-from aiotranscribe.web import watch
+from aiotranscribe.frame import View
+from aiotranscribe.transcript import Segment
+from aiotranscribe.web import limits, watch
 from aiotranscribe.web.jobs import TRANSCRIBER
-from tests import scripted
+from tests import builders, scripted
 from tests.conftest import SCRIPTED, Server, WebClient
 from tests.scripted import Script
 from tests.waiting import LONG_S, check, is_alive, merge, until, until_frame, workers
@@ -372,7 +374,7 @@ async def test_watchers_who_vanish_hurt_nobody(
 
 def count_sockets(client: WebClient) -> int:
     """Return how many sockets the server is serving."""
-    return sum(task.get_name().startswith("listen-") for task in asyncio.all_tasks())
+    return sum(client.app[limits.SOCKETS].counts.values())
 
 
 async def test_a_watcher_who_reads_nothing_hurts_nobody(
@@ -395,6 +397,29 @@ async def test_a_watcher_who_reads_nothing_hurts_nobody(
     await until(lambda: count_sockets(web_client) == 0)
     assert stalled.is_cut()
     await next_job_works(web_client, make_wav(2.0))
+
+
+async def test_a_watcher_who_says_goodbye_but_takes_nothing_is_cut(
+    web_client: WebClient, monkeypatch: pytest.MonkeyPatch, raw_watcher: StartWatcher
+) -> None:
+    """Otherwise its connection, and what it was sent, stay for ever and count for nobody."""
+    monkeypatch.setattr(watch, "GOODBYE_S", 0.5)
+    hub = transcriber_of(web_client)._hub
+    hub.publish("silent", builders.view(0))
+    stuck = await asyncio.to_thread(raw_watcher, web_client.make_url("/"), "silent")
+    topic = hub._topics["silent"]
+    await until(lambda: any(topic.live.values()))
+    (sender,) = next(iter(topic.live.values()))
+    assert isinstance(sender, watch._Sender)
+    assert sender.transport
+    segment = Segment(0, 0.0, 1.0, "a" * (8 << 20))
+    hub.publish("silent", View(builders.head(1), [segment], builders.RUNS))
+    assert sender.transport.get_write_buffer_size(), "it has not taken everything"
+    stuck.socket.sendall(b"\x88\x82\0\0\0\0\x03\xe8")  # close, 1000
+    await until(lambda: count_sockets(web_client) == 0)
+    assert not sender.transport.get_write_buffer_size()
+    assert stuck.is_cut()
+    hub.drop("silent")
 
 
 # -- the server goes away ----------------------------------------------------------------------

@@ -144,6 +144,6 @@ async def _run_transcriber(app: web.Application) -> AsyncIterator[None]:
 async def _end_sockets(app: web.Application) -> None:
     """Let every socket say goodbye, all at the same time, under one short deadline."""
     app[TRANSCRIBER].dismiss()
-    for listener in app[watch.LISTENING]:
-        listener.cancel()
+    for listening in app[watch.LISTENING]:
+        listening.reschedule(0)
     asyncio.get_running_loop().call_later(watch.GOODBYE_S, watch.abort_stuck, app)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 #: Connections that are being written to right now.
 WRITING = web.AppKey("writing", set[asyncio.Transport])
 #: What reads from sockets that watch many jobs.
-LISTENING = web.AppKey("listening", set[asyncio.Task[None]])
+LISTENING = web.AppKey("listening", set[asyncio.Timeout])
 
 #: A peer that takes nothing for this long is gone, whatever TCP believes.
 STALLED_S = 20.0
@@ -96,18 +96,20 @@ async def watch(request: web.Request) -> web.WebSocketResponse:
     """
     job_id, since = request.match_info["job_id"], request.query.get("since")
     language = language_of(request)
-    subscription = request.app[TRANSCRIBER].watch(job_id, since, language=language)
-    with limits.Seat(request), subscription:
+    with (
+        limits.Seat(request),
+        request.app[TRANSCRIBER].watch(job_id, since, language=language) as subscription,
+    ):
         socket = await _open(request)
         sender = _Sender(request, socket, subscription)
-        sender.resume()
         try:
             # Nothing that the peer says matters, but pongs and close are handled here.
             async with sender.listening:
+                sender.resume()
                 flood = _Flood()
                 async for _ in socket:
                     flood.count()
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):  # there is nothing to send any more; or to whom
             pass
         except _Flooded:
             sender.code = WSCloseCode.POLICY_VIOLATION
@@ -124,14 +126,19 @@ async def watch_many(request: web.Request) -> web.WebSocketResponse:
     with limits.Seat(request):
         socket = await _open(request)
         many = _Many(request, socket, language)
-        listener = asyncio.create_task(many.listen(), name="listen-many")
-        request.app[LISTENING].add(listener)
+        code = WSCloseCode.GOING_AWAY
+        listening = asyncio.timeout(None)
+        request.app[LISTENING].add(listening)
         try:
-            await asyncio.wait([listener])
+            async with listening:
+                await many.listen()
+        except TimeoutError:
+            pass  # the server stops
+        except _Flooded:
+            code = WSCloseCode.POLICY_VIOLATION
         finally:
-            request.app[LISTENING].discard(listener)
-            await _stop(listener)
-        await _close(request, socket, _code(listener, WSCloseCode.GOING_AWAY))
+            request.app[LISTENING].discard(listening)
+        await _close(request, socket, code)
     return socket
 
 
@@ -141,14 +148,19 @@ async def events(request: web.Request) -> web.StreamResponse:
 
     A browser that comes back after the end gets 204, which tells it to stay away.
     """
+    with limits.Seat(request):
+        return await _stream(request)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
     transcriber, job_id = request.app[TRANSCRIBER], request.match_info["job_id"]
     since = request.headers.get("Last-Event-ID") or request.query.get("since")
     last = transcriber.summary(job_id)
     if last.status.is_terminal and last.cursor == since:
         return web.Response(status=204)
     response = event_stream()
-    subscription = transcriber.watch(job_id, since, language=language_of(request))
-    with limits.Seat(request), subscription:
+    language = language_of(request)
+    with transcriber.watch(job_id, since, language=language) as subscription:
         await response.prepare(request)
         try:
             await response.write(f"retry: {_RETRY_MS}\n\n".encode())
@@ -226,8 +238,8 @@ class _Sender:
                 self.code = WSCloseCode.OK
         except ConnectionError:
             pass  # the peer has gone
-        except AiotranscribeError:
-            log.exception("%s: the text cannot be read", request.path)
+        except Exception:  # the text cannot be read; whatever it is, the handler has to end
+            log.exception("%s: what is missing cannot be sent", request.path)
             self.code = WSCloseCode.INTERNAL_ERROR
         self._task = None  # thousands of ended tasks fill a memory
         if not (subscription.is_live or self._is_over):
@@ -355,22 +367,10 @@ async def _close(request: web.Request, socket: web.WebSocketResponse, code: WSCl
     with contextlib.suppress(ConnectionError):  # the peer has left first
         async with deadline(request, GOODBYE_S, is_patient=False):
             await socket.close(code=code)
-
-
-def _code(listener: asyncio.Task[None], code: WSCloseCode) -> WSCloseCode:
-    """Why a socket is closed: ``code``, or because what its peer said was too much."""
-    is_flooded = listener.done() and not listener.cancelled() and listener.exception()
-    return WSCloseCode.POLICY_VIOLATION if isinstance(is_flooded, _Flooded) else code
-
-
-async def _stop(listener: asyncio.Task[None]) -> None:
-    """End what receives, before the socket is closed.
-
-    While something receives, aiohttp's close does not wait for the peer's close frame (RFC 6455,
-    section 7.1.1), and a peer that finds the connection cut calls it 1006.
-    """
-    listener.cancel()
-    await asyncio.wait([listener])
+            # aiohttp leaves alone, and nobody else cuts, a connection whose peer has said goodbye
+            # or nothing for long, but takes nothing any more.
+            while _unsent_bytes(request):  # noqa: ASYNC110 - nothing tells when it is empty
+                await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def _push(senders: Iterable[_Sender], data: bytes) -> Sequence[_Sender]:
@@ -390,6 +390,7 @@ def _push(senders: Iterable[_Sender], data: bytes) -> Sequence[_Sender]:
 
 
 def _unsent_bytes(request: web.Request) -> int:
+    """What the transport holds; under TLS, which ``serve`` does not speak, up to 64 KiB less."""
     return request.transport.get_write_buffer_size() if request.transport else 0
 
 
