@@ -160,6 +160,7 @@ async def _serve(config: Config) -> None:
 
     auth.check_listening(config)
     limits.raise_file_limit()
+    asyncio.get_running_loop().set_exception_handler(lines.Calm())
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

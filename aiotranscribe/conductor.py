@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 # What decoding a recording costs the scheduler, in seconds of speech: about a minute's worth.
 _PREPARE_COST_S = 60.0
+# With parallel=off faster-whisper wants 3.5 GB for an hour of speech, and more for silence.
+_MOST_WHOLE_S = 90 * 60.0
 # Spans that a worker decodes in lock-step: more of them is faster, and delays other jobs longer.
 _TOGETHER = 3
 # Jobs do not wait for workers any more when none has lived to load its model, this often in a row.
@@ -273,6 +275,8 @@ class Conductor:
         if not has_sound:
             recording, pcm = self._spool.recording(job.id), self._spool.pcm(job.id)
             most_s = self._config.max_duration_s()
+            if job.options.parallel == "off":
+                most_s = min(most_s or _MOST_WHOLE_S, _MOST_WHOLE_S)
             work = Prepare(job.id, str(recording), str(pcm), job.options, most_s)
             weight = WEIGHTS[job.options.priority]
             self._scheduler.push(job.id, work, _PREPARE_COST_S, weight=weight)

@@ -376,7 +376,10 @@ class Transcriber:
             TooMany: the client has as many jobs as it may.
         """
         path, job = await self.recording(job_id), self.get(job_id)
-        return await self.submit(path, name=job.name, options=job.options, client=client)
+        try:
+            return await self.submit(path, name=job.name, options=job.options, client=client)
+        except InvalidRequest as error:  # it was deleted at this moment
+            raise RecordingLost("the recording of this job has just been deleted") from error
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job and keep its text so far. A job that has ended stays as it is.

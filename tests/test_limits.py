@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import gzip
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, FormData, WSCloseCode, WSServerHandshakeError
+from aiohttp import ClientResponse, ClientSession, FormData, WSCloseCode, WSServerHandshakeError
 from prometheus_client.parser import text_string_to_metric_families
 
-from aiotranscribe import Client, Config
+from aiotranscribe import Client, Config, conductor
 from aiotranscribe.errors import InvalidOption
 from aiotranscribe.web import limits
 from aiotranscribe.web.jobs import TRANSCRIBER
@@ -25,6 +26,7 @@ MakeWav = Callable[[float], Path]
 
 QUICK = Script().fields()
 ENDLESS = Script(segments=10_000, delay=0.05).fields()
+ENDLESS_OPTIONS = Script(segments=10_000, delay=0.05).options()
 
 
 async def refused(response: ClientResponse, status: int, code: str, *words: str) -> None:
@@ -171,6 +173,9 @@ async def test_heads_and_fields_are_bounded(tmp_path: Path, make_wav: MakeWav) -
         form.add_field("file", b"RIFF", filename="a.wav")
         async with client.post("/v1/jobs", data=form) as response:
             await refused(response, 400, "invalid_request", "100")
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        async with client.post("/v1/jobs", data=b"\n" * 100_000, headers=headers) as response:
+            await refused(response, 400, "invalid_request", "2000 lines")
         await next_job_works(client, make_wav(2.0))
 
 
@@ -200,6 +205,37 @@ async def test_who_waits_to_be_asked_for_a_body_is_asked_only_if_it_will_be_read
                 writer.write(data)
                 assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
         writer.close()
+
+
+async def test_who_takes_nothing_of_an_answer_is_cut(
+    tmp_path: Path, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few hundred downloads that nobody reads would use up the server's connections for ever."""
+    monkeypatch.setattr(limits, "STALLED_S", 0.5)
+    async with serving(tmp_path) as client:
+        job = await client.app[TRANSCRIBER].submit(make_wav(600.0), options=ENDLESS_OPTIONS)
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.connect((client.host, client.port))
+            deaf.sendall(f"GET /v1/jobs/{job.id}/audio HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            server: Any = client.server
+            await until(lambda: server.runner.server.connections)
+            await until(lambda: not server.runner.server.connections)
+
+
+async def test_what_takes_memory_by_its_length_is_shorter(
+    tmp_path: Path, make_wav: MakeWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file of hours of silence would take all of the machine's memory."""
+    monkeypatch.setattr(conductor, "_MOST_WHOLE_S", 1.0)
+    async with serving(tmp_path) as client:
+        transcriber = client.app[TRANSCRIBER]
+        options = Script().options(parallel="off")
+        job = await transcriber.submit(make_wav(2.0), options=options)
+        last = (await to_end(transcriber.watch(job.id)))[-1]
+        assert last.error
+        assert last.error.code == "recording_too_long"
+        assert "parallel=off" in last.error.message
 
 
 async def test_an_expectation_that_is_no_text_is_no_fault_of_ours(
@@ -323,8 +359,10 @@ async def test_metrics_are_for_this_machine_or_a_token(tmp_path: Path) -> None:
     async with serving(tmp_path, token=(TOKEN,)) as client:
         assert await measures(client), "from here, without a token"
         through_proxy = {"X-Forwarded-For": "198.51.100.1"}
-        async with client.get("/metrics", headers=through_proxy) as response:
-            await refused(response, 401, "unauthorized")
+        others = {"X-Real-IP": "198.51.100.1"}, {"Host": "stt.example"}, {"Host": "a:b"}
+        for headers in (through_proxy, *others):
+            async with client.get("/metrics", headers=headers) as response:
+                await refused(response, 401, "unauthorized")
         assert await measures(client, headers=through_proxy | bearer(TOKEN))
 
 
@@ -341,9 +379,19 @@ async def test_the_log_can_be_read_by_programs(
             job_id = (await client.submit(path, Script().options())).job_id
             assert [frame async for frame in client.watch(job_id)][-1].status == end
         await client.delete(job_id)
+    # aiohttp warns of such a header, and would show it.
+    part = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"; filename=b{\xc2\x9b\r\n'
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with ClientSession() as session:
+        data = part + b"\r\nRIFF\r\n--x--\r\n"
+        async with session.post(f"{server.url}/v1/jobs", data=data, headers=headers) as response:
+            assert response.status in {202, 400}
     await asyncio.to_thread(server.stop)
     lines = [json.loads(line) for line in (server.data_dir / "log").read_text().splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert not any("Content" in line["message"] for line in lines)
     told = [line["status"] for line in lines if line.get("job_id") == job_id]
     assert told[0] == "queued"
     assert told[-2:] == ["failed", "deleted"]

@@ -172,7 +172,7 @@ class _Worker:
                 if work.most_s is not None and total > work.most_s * SAMPLE_RATE:
                     raise TooLong(
                         f"the recording is longer than {work.most_s / 3600:g} hours, which is the "
-                        "limit; see --max-duration"
+                        f"limit{'; see --max-duration' if is_parallel else ' with parallel=off'}"
                     )
                 _write(pcm, block.tobytes())
                 seconds = total / SAMPLE_RATE

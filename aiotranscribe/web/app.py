@@ -58,7 +58,9 @@ def create_app(
     app[watch.LISTENING] = set()
     app.cleanup_ctx.append(_run_transcriber)
     app.on_shutdown.append(_end_sockets)
-    app.on_response_prepare.extend([_protect, origins.let_read, openai.name_job])
+    app.on_response_prepare.extend(
+        [_protect, limits.bound_stalls, origins.let_read, openai.name_job]
+    )
     routes = [
         web.post("/v1/jobs", jobs.submit),
         web.get("/v1/jobs", jobs.list_jobs, allow_head=False),

@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+import socket
 from collections import Counter
 from collections.abc import Awaitable
 from types import TracebackType
@@ -14,6 +15,8 @@ from aiotranscribe.web import auth
 
 # Descriptors that are kept for the files of those who are connected, and for /health.
 _RESERVED_FILES = 64
+#: A peer that takes nothing of an answer for this long is cut; a player that pauses comes back.
+STALLED_S = 60.0
 
 
 class Sockets:
@@ -60,6 +63,18 @@ class Seat:
             del self._sockets.counts[self._client]
 
 
+async def bound_stalls(request: web.Request, response: web.StreamResponse) -> None:
+    """Have the system cut a peer that takes nothing of an answer (signal ``on_response_prepare``).
+
+    Sockets and event streams have shorter deadlines of their own.
+    """
+    connection = request.get_extra_info("socket")
+    if connection and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        with contextlib.suppress(OSError):  # a Unix socket, or a peer that has gone
+            stalled_ms = round(1000 * STALLED_S)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_ms)
+
+
 def raise_file_limit() -> None:
     """Let this process open as many files, and so connections, as the system allows it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -76,11 +91,11 @@ def leave_room(request: web.Request, handler: Handler) -> Awaitable[web.StreamRe
     Not a coroutine, of which every watcher would keep one in memory.
     """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    socket = request.get_extra_info("socket")
+    connection = request.get_extra_info("socket")
     # A new file gets the lowest number that is free (POSIX, open): so the number says how many
     # there are.
-    is_full = socket and socket.fileno() >= most - _RESERVED_FILES and most > 0
-    if is_full and not auth.is_open(request):
+    is_full = connection and connection.fileno() >= most - _RESERVED_FILES and most > 0
+    if is_full and not request.path.endswith(("/health", "/ready")):
         raise ServerFull(
             f"this server may have {most} files and connections open, and nearly has; "
             "whoever runs it can allow more with 'ulimit -n'"

@@ -28,7 +28,7 @@ def parse(origins: Iterable[str]) -> frozenset[str]:
     """Return origins as browsers write them, or raise :class:`InvalidOption`."""
     allowed = frozenset(origin.rstrip("/").lower() for origin in origins)
     for origin in allowed:
-        url = _parse(origin)
+        url = proxies.to_url(origin)
         if url.scheme not in {"http", "https"} or not url.host or str(url.origin()) != origin:
             raise InvalidOption(
                 f"allow_origin: {origin!r} is no origin such as https://app.example"
@@ -87,8 +87,8 @@ def _is_neighbour(origin: str, request: web.Request) -> bool:
     The origin ``null`` is not: a page opened from disk has it, but so has any site's page in a
     sandboxed frame, and nothing tells them apart.
     """
-    ours = _parse(f"http://{proxies.host(request)}")
-    theirs = _parse(origin)
+    ours = proxies.to_url(f"http://{proxies.host(request)}")
+    theirs = proxies.to_url(origin)
     return theirs.scheme in {"http", "https"} and _is_loopback(ours) and _is_loopback(theirs)
 
 
@@ -101,17 +101,10 @@ def _is_rebound(request: web.Request) -> bool:
     address = request.get_extra_info("sockname")
     if not isinstance(address, tuple):  # a Unix socket, which no browser can reach
         return False
-    called = _parse(f"http://{request.host}")
+    called = proxies.to_url(f"http://{request.host}")
     ours = URL.build(scheme="http", host=address[0], port=address[1])
     return _is_loopback(ours) and not _is_loopback(called) and called.port == ours.port
 
 
 def _is_loopback(url: URL) -> bool:
     return proxies.is_loopback(url.host or "")
-
-
-def _parse(text: str) -> URL:
-    try:
-        return URL(text)
-    except ValueError:
-        return URL()

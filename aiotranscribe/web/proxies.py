@@ -7,11 +7,17 @@ import ipaddress
 from collections.abc import Iterable
 
 from aiohttp import hdrs, web
+from yarl import URL
 
 from aiotranscribe.errors import InvalidOption
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# What proxies add; the least of them leave the name by which the visitor called.
+_FORWARDED = (
+    *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"),
+    *(hdrs.FORWARDED, hdrs.VIA),
+)
 TRUSTED = web.AppKey("trusted", list[Network])
 
 
@@ -45,8 +51,9 @@ def scheme(request: web.Request) -> str | None:
 
 def is_local(request: web.Request) -> bool:
     """Whether the request was made on this machine, and not handed on by a proxy on it."""
-    forwarded = {"X-Forwarded-For", hdrs.FORWARDED, hdrs.VIA} & request.headers.keys()
-    return is_loopback(request.remote or "") and not forwarded
+    called = to_url(f"http://{request.host}").host or ""
+    is_forwarded = any(name in request.headers for name in _FORWARDED)
+    return is_loopback(request.remote or "") and is_loopback(called) and not is_forwarded
 
 
 def is_loopback(name: str) -> bool:
@@ -55,6 +62,14 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")  # RFC 6761, section 6.3
+
+
+def to_url(text: str) -> URL:
+    """Return what a stranger says as a URL, an empty one if it is none."""
+    try:
+        return URL(text)
+    except ValueError:
+        return URL()
 
 
 def _told(request: web.Request, header: str) -> str | None:

@@ -3,8 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
 
-from aiohttp import BodyPartReader, ClientPayloadError, HttpVersion11, StreamReader, hdrs, web
+from aiohttp import (
+    BodyPartReader,
+    ClientPayloadError,
+    HttpVersion11,
+    MultipartReader,
+    StreamReader,
+    hdrs,
+    web,
+)
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
@@ -24,6 +33,8 @@ _PIECE_BYTES = 1 << 20
 _LONGEST_FIELD_BYTES = 8 << 10
 # There are fewer options than that.
 _MOST_FIELDS = 100
+# Of a form, besides what is in its parts: each field has four or five.
+_MOST_LINES = 2000
 # Each second must bring so much, on average; the slowest of telephone lines does.
 _SLOWEST_BYTES_PER_S = 512
 # aiohttp's ways to say that a form is malformed.
@@ -160,7 +171,7 @@ async def _read_form(
 ) -> None:
     has_file, fields = False, 0
     try:
-        form = await request.multipart()
+        form = MultipartReader(request.headers, cast(StreamReader, _Lines(request.content)))
         while part := await form.next():
             if not isinstance(part, BodyPartReader):
                 raise InvalidRequest("a form within a form is not understood")
@@ -181,6 +192,26 @@ async def _read_form(
         raise InvalidRequest(f"the multipart body is malformed: {error}") from error
     if not has_file:
         raise InvalidRequest("the form has no field named 'file' with the recording")
+
+
+class _Lines:
+    """A form's body, of which only so many lines are read: recordings are read in pieces.
+
+    aiohttp looks for a part's beginning line by line, and lets nothing else run meanwhile.
+    """
+
+    def __init__(self, body: StreamReader) -> None:
+        self._body = body
+        self._count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
+
+    async def readline(self, **how: Any) -> bytes:
+        self._count += 1
+        if self._count > _MOST_LINES:
+            raise InvalidRequest(f"the form has over {_MOST_LINES} lines besides what is in it")
+        return await self._body.readline(**how)
 
 
 async def _copy(source: BodyPartReader | StreamReader, arrival: Arrival, most_bytes: int) -> None:
