@@ -45,8 +45,9 @@ class Arrival:
         self.client: str | None = None
 
     async def __aenter__(self) -> "Arrival":
+        # Not in a thread: whoever is cancelled there would leave it open.
         with writing_to(self._folder):
-            descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder)
+            descriptor, name = tempfile.mkstemp(dir=self._folder)
         self._file = os.fdopen(descriptor, "wb")
         self._path = Path(name)
         return self
@@ -57,6 +58,11 @@ class Arrival:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Whoever is cancelled here too leaves nothing behind either.
+        self._leaving = asyncio.create_task(self._leave())
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
         async with self._lock:
             await asyncio.to_thread(self._discard)
 
