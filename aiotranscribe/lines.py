@@ -9,7 +9,7 @@ import warnings
 from datetime import UTC, datetime
 from typing import Any
 
-# What a record may carry beside its words: see what `service.py` gives as `extra`.
+# What a record may carry beside its words: see what `conductor.py` gives as `extra`.
 _FIELDS = ("job_id", "status", "code")
 _SILENCE_S = 10.0
 

@@ -37,8 +37,9 @@ import psutil
 from aiohttp import WSCloseCode
 
 from aiotranscribe import Client
+from aiotranscribe.web import limits
 from benchmarks import speech
-from benchmarks.server import serving
+from benchmarks.server import handshake, serving
 
 _HOST = "127.0.0.1"
 _SEGMENT = re.compile(rb'\{"id":')
@@ -55,11 +56,7 @@ class Watcher(asyncio.Protocol):
 
     def __init__(self, target: str, old: "Watcher | None" = None) -> None:
         cursor = old.cursor if old else ""
-        self._request = (
-            f"GET {target}?since={cursor} HTTP/1.1\r\nHost: {_HOST}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        self._request = handshake(f"{target}?since={cursor}")
         self._buffer = b""
         self._has_upgraded = False
         self.cursor: str = cursor
@@ -77,7 +74,7 @@ class Watcher(asyncio.Protocol):
         """Ask for the job's frames."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(self._request.encode())
+        transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end."""
@@ -277,8 +274,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7)
     parser.add_argument("--only", nargs="*", choices=kinds, default=list(kinds))
     arguments = parser.parse_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limits.raise_file_limit()
     with TemporaryDirectory() as name:
         folder = Path(name)
         path = speech.make(folder, arguments.minutes * 60, 1).path

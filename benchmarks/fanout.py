@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import json
 import re
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,8 +36,10 @@ from aiotranscribe import frame as frames
 from aiotranscribe.frame import View
 from aiotranscribe.job import Job, Options, Run, Step
 from aiotranscribe.transcript import Segment
+from aiotranscribe.web import limits
 from aiotranscribe.web.app import create_app
 from benchmarks import speech
+from benchmarks.server import handshake
 
 KINDS = ("write", "send_str", "broadcast", "ours", "busy", "stuck")
 _HOST = "127.0.0.1"
@@ -193,11 +194,7 @@ class Watcher(asyncio.Protocol):
         """Ask for the job's frames."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(
-            b"GET /ws/transcription/job HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        transport.write(handshake("/ws/transcription/job"))
 
     def data_received(self, data: bytes) -> None:
         """Note when each frame was there; no frame is longer than a segment of TCP on loopback."""
@@ -302,8 +299,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--recording", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limits.raise_file_limit()
     if arguments.serve:
         asyncio.run(serve(arguments.serve, arguments.recording))
     else:

@@ -25,8 +25,7 @@ from tests.waiting import LONG_S, to_end, until
 MakeWav = Callable[[float], Path]
 
 QUICK = Script().fields()
-ENDLESS = Script(segments=10_000, delay=0.05).fields()
-ENDLESS_OPTIONS = Script(segments=10_000, delay=0.05).options()
+ENDLESS = Script(segments=10_000, delay=0.05)
 
 
 async def refused(response: ClientResponse, status: int, code: str, *words: str) -> None:
@@ -82,7 +81,7 @@ async def test_a_client_has_only_so_many_jobs(tmp_path: Path, make_wav: MakeWav)
         anna, ben = bearer(TOKEN), bearer("other-other-other")
         for status in (202, 202, 429):
             async with client.post(
-                "/v1/jobs", params=ENDLESS, data=recording, headers=anna
+                "/v1/jobs", params=ENDLESS.fields(), data=recording, headers=anna
             ) as response:
                 assert response.status == status
                 body = await response.json()
@@ -213,7 +212,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut(
     """A few hundred downloads that nobody reads would use up the server's connections for ever."""
     monkeypatch.setattr(limits, "STALLED_S", 0.5)
     async with serving(tmp_path) as client:
-        job = await client.app[TRANSCRIBER].submit(make_wav(600.0), options=ENDLESS_OPTIONS)
+        job = await client.app[TRANSCRIBER].submit(make_wav(600.0), options=ENDLESS.options())
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             deaf.connect((client.host, client.port))
@@ -333,7 +332,7 @@ async def test_metrics_say_what_happens(tmp_path: Path, make_wav: MakeWav) -> No
         assert before["aiotranscribe_jobs_running"] == before["aiotranscribe_jobs_queued"] == 0
         data = make_wav(2.0).read_bytes()
         for _ in range(2):
-            async with client.post("/v1/jobs", params=ENDLESS, data=data) as response:
+            async with client.post("/v1/jobs", params=ENDLESS.fields(), data=data) as response:
                 job_id = (await response.json())["job_id"]
         async with client.ws_connect(f"/ws/transcription/{job_id}") as socket:
             await socket.receive()
